@@ -1,0 +1,75 @@
+"""ici: an instrument for internal covariate shift in JAX and Flax networks.
+
+Names of arrays end in their axes: ``x_BD`` is a batch of feature vectors. The key:
+``B`` batch, ``T`` tokens, ``D`` features, ``C`` classes, ``N`` everything pooled, ``K`` steps of a
+chunk, ``S`` seeds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ici.adapt import Model as Model
+    from ici.adapt import Variables as Variables
+    from ici.adapt import from_linen as from_linen
+    from ici.adapt import from_nnx as from_nnx
+    from ici.config import Experiment as Experiment
+    from ici.engine.run import run as run
+    from ici.engine.step import TrainState as TrainState
+    from ici.engine.step import init_train_state as init_train_state
+    from ici.engine.step import make_train_step as make_train_step
+    from ici.errors import InputError as InputError
+    from ici.measure import Extremes as Extremes
+    from ici.measure import Moments as Moments
+    from ici.measure import Shift as Shift
+    from ici.measure import register_statistic as register_statistic
+    from ici.measure import shift as shift
+    from ici.models import MLPConfig as MLPConfig
+    from ici.models import register_model as register_model
+    from ici.models import register_norm as register_norm
+    from ici.probe import Probe as Probe
+    from ici.store.results import Results as Results
+    from ici.store.results import open_results as open
+
+_HOMES = {
+    "Experiment": "ici.config",
+    "Extremes": "ici.measure",
+    "InputError": "ici.errors",
+    "MLPConfig": "ici.models",
+    "Model": "ici.adapt",
+    "Moments": "ici.measure",
+    "Probe": "ici.probe",
+    "Results": "ici.store.results",
+    "Shift": "ici.measure",
+    "TrainState": "ici.engine.step",
+    "Variables": "ici.adapt",
+    "from_linen": "ici.adapt",
+    "from_nnx": "ici.adapt",
+    "init_train_state": "ici.engine.step",
+    "make_train_step": "ici.engine.step",
+    "open": "ici.store.results:open_results",
+    "register_model": "ici.models",
+    "register_norm": "ici.models",
+    "register_statistic": "ici.measure",
+    "run": "ici.engine.run",
+    "shift": "ici.measure",
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: `import ici` stays quick in programs that need one part of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ici' has no attribute {name!r}")
+    home, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(home), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

@@ -1,0 +1,101 @@
+"""Entry point of ``ici``: dispatches, and turns bad input into one line and exit status 2."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+from collections.abc import Callable
+
+from ici.errors import InputError, unknown_name
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
+
+_USAGE = """\
+usage: ici COMMAND ...
+
+  ici run FILE [--out DIR] [--FIELD VALUE ...]   train an experiment and show its results
+                                                 (ici run FILE --help lists every field)
+  ici report DIR                                 results table and figures of a record
+  ici data list                                  the data sets there are
+  ici data prepare NAME [--rebuild]              make a data set ready, e.g. before going offline
+  ici data show NAME                             sizes, labels and examples of a data set
+  ici doctor                                     what this machine has, and what is missing
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    0: done (a diverged run is a result). 2: bad input, told in one line. 75: interrupted; the
+    same command with ``--resume`` goes on.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        free = shutil.disk_usage(".").free / 2**20
+        return _fail(
+            f"{where}{error.strerror} ({free:.0f} MiB free here): wanted a writable folder with "
+            "enough space; make room or change --out."
+        )
+    except KeyboardInterrupt:
+        print("ici: interrupted; the same command with --resume goes on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    print("ici: " + " ".join(message.split()), file=sys.stderr)
+    return BAD_INPUT
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return DONE
+    if arguments[0] == "--version":
+        from ici import __version__
+
+        print(f"ici {__version__}")
+        return DONE
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        raise unknown_name("command", name, tuple(_COMMANDS))
+    return _COMMANDS[name](rest)
+
+
+def _run(arguments: list[str]) -> int:
+    from ici.cli.run import run_command
+
+    return run_command(arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    from ici.cli.run import report_command
+
+    return report_command(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    from ici.cli.data import data_command
+
+    return data_command(arguments)
+
+
+def _doctor(arguments: list[str]) -> int:
+    from ici.cli.doctor import doctor_command
+
+    return doctor_command(arguments)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "report": _report,
+    "data": _data,
+    "doctor": _doctor,
+}

@@ -1,0 +1,196 @@
+"""Experiment files, and command-line options generated from the experiment they define."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import tyro
+
+from ici.config import Experiment
+from ici.data import resolve as resolve_data
+from ici.errors import InputError
+from ici.models import resolve as resolve_model
+from ici.probe import Probe
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What `ici run` takes besides the experiment's own fields.
+
+    Attributes:
+      out: folder of the record; default runs/NAME.
+      resume: keep the finished groups of an unfinished record, train the others again.
+      overwrite: replace the record that the folder holds.
+      figures: draw the figures at the end.
+    """
+
+    out: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    figures: bool = True
+
+
+def load_experiment(path: str) -> Experiment:
+    """The object named ``experiment`` in a Python file.
+
+    Raises:
+      InputError: no such file, it fails to load, or it defines no experiment.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"no file {path}: wanted a Python file that defines `experiment`.")
+    spec = importlib.util.spec_from_file_location(f"ici_experiment_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not Python: wanted a .py file that defines `experiment`.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
+        raise InputError(
+            f"{path}, line {line}: {type(error).__name__}: {error}: correct the experiment file."
+        ) from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        raise InputError(
+            f"{path} defines {type(experiment).__name__ if experiment else 'no'} `experiment`: "
+            "wanted `experiment = ici.Experiment(...)`."
+        )
+    return experiment
+
+
+def override(
+    experiment: Experiment, arguments: list[str], prog: str
+) -> tuple[Experiment, RunOptions]:
+    """`experiment` with the fields that `arguments` set, and the options of the run.
+
+    Raises:
+      InputError: an option that is no field, a value of the wrong type, or an experiment that
+        cannot be.
+    """
+    arguments = [a.replace("_", "-") if a.startswith("--") else a for a in arguments]
+    named, arguments = _named_configs(arguments)
+    base = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment)} | named
+    schema = _schema(base)
+    parsed = _parse(schema, arguments, prog)
+    options = RunOptions(
+        **{f.name: getattr(parsed, f.name) for f in dataclasses.fields(RunOptions)}
+    )
+    values = {name: getattr(parsed, name) for name in base if hasattr(parsed, name)}
+    values["probe"] = dataclasses.replace(
+        experiment.probe,
+        **{f.name: getattr(parsed.probe, f.name) for f in dataclasses.fields(parsed.probe)},
+    )
+    return Experiment(**(base | values)), options
+
+
+def _named_configs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Takes ``--data NAME`` and ``--model NAME`` out: they decide which other options exist."""
+    named: dict[str, Any] = {}
+    rest = list(arguments)
+    for field, resolve in (("data", resolve_data), ("model", resolve_model)):
+        while f"--{field}" in rest:
+            at = rest.index(f"--{field}")
+            if at + 1 >= len(rest):
+                raise InputError(f"--{field} has no value: wanted a name behind it.")
+            named[field] = resolve(rest[at + 1])
+            del rest[at : at + 2]
+    return named, rest
+
+
+def _schema(base: dict[str, Any]) -> Any:
+    """A dataclass instance whose fields are all options, for tyro to read."""
+    hints = get_type_hints(Experiment)
+    taken = set(base) | {f.name for f in dataclasses.fields(RunOptions)}
+    entries: list[tuple[str, Any, Any]] = []
+    for name, value in base.items():
+        kind = hints[name]
+        if name == "probe":
+            kind, value = _probe_schema(value)
+        elif name in ("data", "model"):
+            if not dataclasses.is_dataclass(value) or not _all_plain(value):
+                continue
+            inner = {f.name for f in dataclasses.fields(value)}
+            kind = Annotated[type(value), tyro.conf.arg(name=name if inner & taken else "")]
+            taken |= inner
+        default = dataclasses.field(default_factory=lambda value=value: value)
+        entries.append((name, kind, default))
+    for each in dataclasses.fields(RunOptions):
+        entries.append((each.name, get_type_hints(RunOptions)[each.name], each.default))
+    schema = dataclasses.make_dataclass("Run", entries)
+    schema.__doc__ = "\n".join(
+        [
+            "Train an experiment and show its results. --data NAME and --model NAME choose "
+            "another data set or model family; several values sweep.",
+            *(Experiment.__doc__ or "").split("Raises:")[0].splitlines()[4:],
+            *(RunOptions.__doc__ or "").split("Attributes:")[1].splitlines()[1:],
+        ]
+    )
+    return schema
+
+
+def _all_plain(config: Any) -> bool:
+    """Whether every setting is text or a number, and so can be given on a command line."""
+    plain = (str, int, float, bool, type(None))
+    return all(isinstance(getattr(config, f.name), plain) for f in dataclasses.fields(config))
+
+
+def _probe_schema(probe: Probe) -> tuple[Any, Any]:
+    entries: list[tuple[str, Any, Any]] = [
+        ("stats", tuple[str, ...], probe.stats),
+        ("every", int, probe.every),
+        ("cotangents", bool, probe.cotangents),
+    ]
+    if probe.select is None or isinstance(probe.select, str):
+        entries.insert(0, ("select", str | None, probe.select))
+    schema = dataclasses.make_dataclass("ProbeOptions", entries)
+    return schema, schema()
+
+
+def _parse(schema: Any, arguments: list[str], prog: str) -> Any:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(schema, args=arguments, prog=prog, return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip(" │╭╮╰╯─-") for line in said.getvalue().splitlines()]
+        lines = [line for line in lines if line]
+        what = next((line for line in lines if line.startswith("Error")), " ".join(lines[:2]))
+        raise InputError(
+            f"{what}: wanted a value of the type that `{prog} --help` names."
+        ) from None
+    if unknown:
+        if not unknown[0].startswith("--"):
+            raise InputError(f"unexpected {unknown[0]!r}: wanted options such as --depth 20.")
+        near = difflib.get_close_matches(unknown[0], _option_names(schema), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"unknown option {unknown[0]}: {hint}`{prog} --help` lists them all.")
+    return parsed
+
+
+def _option_names(schema: Any) -> tuple[str, ...]:
+    names = ["--data", "--model"]
+    for field in dataclasses.fields(schema):
+        if field.name == "probe":
+            names += [f"--probe.{f.name}" for f in dataclasses.fields(Probe)]
+        elif field.name in ("data", "model"):
+            config, arg = get_args(field.type)
+            prefix = f"{arg.name}." if arg.name else ""
+            names += [f"--{prefix}{f.name}" for f in dataclasses.fields(config)]
+        else:
+            names.append(f"--{field.name}")
+    return tuple(name.replace("_", "-") for name in names)

@@ -1,0 +1,259 @@
+"""`Experiment`: everything that defines a set of runs, validated when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from ici.data import DataConfig
+from ici.data import resolve as resolve_data
+from ici.errors import InputError, unknown_name
+from ici.models import ModelConfig
+from ici.models import resolve as resolve_model
+from ici.models.norms import check_norm
+from ici.optimizers import default_learning_rates, optimizer_names, schedule_names
+from ici.probe import Probe
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share shapes, and so one compiled program."""
+
+    norm: str
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """Folder name of the group's record."""
+        return f"norm={self.norm},depth={self.depth}"
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """The values that set one run of a group apart from the others."""
+
+    lr: float
+    weight_decay: float
+    seed: int
+
+
+def _grid(value: Any) -> tuple[Any, ...]:
+    values = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
+    # NumPy's numbers become Python's: a description must be JSON.
+    return tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A grid of runs on one data set with one model family.
+
+    The fields `norm`, `depth`, `lr`, `weight_decay` and `seed` are swept: every combination is
+    one run. Cadences are in training steps.
+
+    Attributes:
+      name: names the output folder.
+      data: a data set's name (``ici data list``), or a data config such as ``MovieReviews()``.
+      model: a model family's name, or a model config such as ``MLPConfig(width=128)``.
+      norm: normalization layers.
+      depth: numbers of blocks.
+      lr: learning rates; None sweeps the optimizer's default grid of eight.
+      weight_decay: decoupled for adamw, an L2 penalty for the others.
+      seed: sets the initial weights and the order of the data.
+      optimizer: sgd, momentum, adam or adamw.
+      schedule: constant or warmup_cosine.
+      warmup_steps: length of the learning rate's linear warm-up.
+      steps: updates per run.
+      batch_size: examples per update.
+      probe: which layer inputs the training step measures, and how often.
+      reference_size: examples in the fixed reference batch, taken from the training split.
+      reference_every: steps between two measurements of the reference batch.
+      eval_every: steps between two evaluations on the validation split.
+      target_accuracy: validation accuracy that counts as the target, if there is one.
+      stop_at_target: freeze a run once it meets the target.
+      divergence_ratio: a run ends when its loss exceeds this many times its first loss.
+      devices: how many devices to use; None is all.
+      data_parallel: over how many of them one run's batch is spread.
+      lane_width: runs that one accelerator trains side by side; None is all of its runs.
+
+    Raises:
+      InputError: on the first field that cannot be; nothing has been computed by then.
+    """
+
+    name: str = "experiment"
+    data: DataConfig | str = "movie_reviews"
+    model: ModelConfig | str = "mlp"
+    norm: tuple[str, ...] = ("none", "batch", "layer")
+    depth: tuple[int, ...] = (10,)
+    lr: tuple[float, ...] | None = None
+    weight_decay: tuple[float, ...] = (0.0,)
+    seed: tuple[int, ...] = (0, 1, 2)
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    steps: int = 600
+    batch_size: int = 128
+    probe: Probe = field(default_factory=Probe)
+    reference_size: int = 512
+    reference_every: int = 50
+    eval_every: int = 50
+    target_accuracy: float | None = None
+    stop_at_target: bool = False
+    divergence_ratio: float = 1e3
+    devices: int | None = None
+    data_parallel: int = 1
+    lane_width: int | None = None
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        for name in ("norm", "depth", "weight_decay", "seed"):
+            put(name, _grid(getattr(self, name)))
+        if self.lr is not None:
+            put("lr", _grid(self.lr))
+        if isinstance(self.data, str):
+            put("data", resolve_data(self.data))
+        if isinstance(self.model, str):
+            put("model", resolve_model(self.model))
+        self._check_names()
+        self._check_grid()
+        self._check_numbers()
+
+    def _check_names(self) -> None:
+        if not self.name or "/" in self.name:
+            raise InputError(f"name is {self.name!r}: wanted a word without '/'.")
+        for norm in self.norm:
+            check_norm(norm)
+        if self.optimizer not in optimizer_names():
+            raise unknown_name("optimizer", self.optimizer, optimizer_names())
+        if self.schedule not in schedule_names():
+            raise unknown_name("schedule", self.schedule, schedule_names())
+
+    def _check_grid(self) -> None:
+        for name in ("norm", "depth", "lr", "weight_decay", "seed"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not values:
+                raise InputError(f"{name} is empty: wanted at least one value to run.")
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} is {values}: wanted every value once.")
+        for depth in self.depth:
+            if not isinstance(depth, int) or depth < 1:
+                raise InputError(f"depth is {depth}: wanted an integer >= 1.")
+        for lr in self.learning_rates:
+            if not (math.isfinite(lr) and lr > 0):
+                raise InputError(f"lr is {lr}: wanted a finite number > 0.")
+        for decay in self.weight_decay:
+            if not (math.isfinite(decay) and decay >= 0):
+                raise InputError(f"weight_decay is {decay}: wanted a finite number >= 0.")
+        for seed in self.seed:
+            if not isinstance(seed, int) or not 0 <= seed < 2**31:
+                raise InputError(f"seed is {seed}: wanted an integer from 0 to 2**31 - 1.")
+
+    def _check_numbers(self) -> None:
+        positive = ("steps", "batch_size", "reference_size", "reference_every", "eval_every")
+        for name in (*positive, "data_parallel"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: wanted an integer >= 1.")
+        for name in ("devices", "lane_width"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: wanted an integer >= 1.")
+        if self.warmup_steps < 0:
+            raise InputError(f"warmup_steps is {self.warmup_steps}: wanted an integer >= 0.")
+        for name in ("reference_every", "eval_every"):
+            if getattr(self, name) % self.probe.every:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} and probe.every is {self.probe.every}: "
+                    f"wanted {name} to be a multiple of probe.every."
+                )
+        if self.batch_size % self.data_parallel:
+            raise InputError(
+                f"batch_size is {self.batch_size} and data_parallel is {self.data_parallel}: "
+                "wanted a batch that divides evenly."
+            )
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise InputError(
+                f"target_accuracy is {self.target_accuracy}: wanted a fraction in (0, 1]."
+            )
+        if self.stop_at_target and self.target_accuracy is None:
+            raise InputError("stop_at_target is set without a target: set target_accuracy too.")
+        if not self.divergence_ratio > 1:
+            raise InputError(f"divergence_ratio is {self.divergence_ratio}: wanted > 1.")
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The learning rates that are swept."""
+        return default_learning_rates(self.optimizer) if self.lr is None else self.lr
+
+    @property
+    def groups(self) -> list[Group]:
+        """Groups in the order in which they run."""
+        return [Group(norm, depth) for depth in self.depth for norm in self.norm]
+
+    @property
+    def lane_axes(self) -> dict[str, tuple[Any, ...]]:
+        """Dimensions of the lanes of every group, in storage order."""
+        return {"lr": self.learning_rates, "weight_decay": self.weight_decay, "seed": self.seed}
+
+    @property
+    def lanes(self) -> list[LaneSpec]:
+        """The lanes of every group, in storage order."""
+        return [LaneSpec(*values) for values in itertools.product(*self.lane_axes.values())]
+
+    def describe(self) -> dict[str, Any]:
+        """The experiment as plain JSON types, with every default spelt out."""
+        described: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "lr":
+                value = self.learning_rates
+            described[each.name] = _plain(value)
+        return described
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this experiment a different one: `describe` without where it runs."""
+        machine = ("devices", "lane_width")
+        return {name: value for name, value in self.describe().items() if name not in machine}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `identity`."""
+        return fingerprint(self.identity())
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256 hex digest of a JSON-able description."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines ``field: old -> new`` for every entry in which two descriptions differ."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += [f"{name}.{line}" for line in differences(before, after)]
+        elif before != after:
+            lines.append(f"{name}: {before} -> {after}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DataConfig):
+        return value.fingerprint()
+    if is_dataclass(value) and not isinstance(value, type):
+        name = getattr(type(value), "registered_name", None)
+        # Field by field: asdict would copy what need not be copyable.
+        parts = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {"name": name, **parts} if name else parts
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, type) or callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value

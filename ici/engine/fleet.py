@@ -1,0 +1,235 @@
+"""Many runs as one: the lanes of a group share compiled programs and spread over devices.
+
+Lanes lie along the mesh axis ``run``, which is manual: lanes never talk. The axis ``data`` is
+automatic: the batch of one lane may be spread over it, and every statistic is global over it.
+
+A device runs its lanes either one after another (``"map"``, right for CPU cores: a lane's state
+stays in cache, and a lane is bit for bit the run it would have been alone) or side by side
+(``"vmap"``, right for accelerators). Active lanes sit at the front of their device, so in "map"
+form the loop simply ends before the frozen ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ici.engine.lane import Arrays, Hyper, Lane, LaneProgram
+from ici.engine.packing import pack
+
+PyTree = Any
+Form = Literal["map", "vmap"]
+
+_LANES = PartitionSpec("run")
+_EVERYWHERE = PartitionSpec()
+
+
+def _per_lane(
+    form: Form, width: int | None, function: Callable[..., Any], n_active: Array, *lanes: Any
+) -> Any:
+    """``function`` of each lane of this device; NaN (or zero) where a lane is not active.
+
+    ``lanes`` are pytrees with a leading slot axis.
+    """
+    if form == "vmap":
+        if width is None:
+            return jax.vmap(function)(*lanes)
+        return lax.map(lambda slot: function(*slot), lanes, batch_size=width)
+    n_slots = jax.tree.leaves(lanes)[0].shape[0]
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lanes)
+
+    def blank(shape: jax.ShapeDtypeStruct) -> Array:
+        fill = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0
+        return jnp.full((n_slots, *shape.shape), fill, shape.dtype)
+
+    def body(slot: Array, results: Any) -> Any:
+        lane = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), lanes)
+        return jax.tree.map(
+            lambda all_, new: lax.dynamic_update_index_in_dim(all_, new, slot, 0),
+            results,
+            function(*lane),
+        )
+
+    results = jax.tree.map(blank, jax.eval_shape(function, *one))
+    return lax.fori_loop(0, n_active[0], body, results)
+
+
+def _update_lanes(
+    form: Form, width: int | None, function: Callable[..., Any], n_active: Array, lanes: Any
+) -> tuple[Any, Any]:
+    """Like `_per_lane` for ``function(lane) -> (lane, record)``, updating the lanes in place."""
+    if form == "vmap":
+        return _per_lane(form, width, function, n_active, lanes)
+    n_slots = jax.tree.leaves(lanes)[0].shape[0]
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lanes)
+    records = jax.tree.map(
+        lambda s: jnp.full((n_slots, *s.shape), jnp.nan, s.dtype), jax.eval_shape(function, one)[1]
+    )
+
+    def body(slot: Array, carry: Any) -> Any:
+        # Reading and writing one slot of the carry leaves the others where they are: frozen
+        # lanes are never copied, and the bound of the loop is data, so a fleet of one runs the
+        # same loop as a fleet of many.
+        lane = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), carry[0])
+        return jax.tree.map(
+            lambda all_, new: lax.dynamic_update_index_in_dim(all_, new, slot, 0),
+            carry,
+            function(lane),
+        )
+
+    return lax.fori_loop(0, n_active[0], body, (lanes, records))
+
+
+class Fleet:
+    """The lanes of one group, on the devices, with the compiled programs that act on them.
+
+    Args:
+      program: what a lane does.
+      mesh: from `make_mesh`.
+      hypers: one `Hyper` of Python numbers per lane.
+      train: the training split, on the host.
+      reference: inputs of the fixed reference batch.
+      form: "map" or "vmap"; by default "map" on CPUs and "vmap" elsewhere.
+      width: in "vmap" form, how many lanes of a device run side by side; None is all of them.
+    """
+
+    def __init__(
+        self,
+        program: LaneProgram,
+        mesh: Mesh,
+        hypers: list[Hyper],
+        train: Arrays,
+        reference: Any,
+        form: Form | None = None,
+        width: int | None = None,
+    ):
+        self.mesh = mesh
+        self.form: Form = form or ("map" if mesh.devices.flat[0].platform == "cpu" else "vmap")
+        self.n_devices = mesh.shape["run"]
+        # Collectives of programs that run ahead of one another can deadlock on CPU devices.
+        self.in_step = mesh.shape["data"] > 1 and mesh.devices.flat[0].platform == "cpu"
+        self.packing = pack(np.ones(len(hypers), bool), self.n_devices, None)
+        self.train_data = self._put(train, _EVERYWHERE)
+        self.reference_inputs = self._put(reference, _EVERYWHERE)
+        self._compile(program, width)
+        stacked = jax.tree.map(lambda *xs: np.stack(xs), *hypers)
+        example = jax.tree.map(lambda a: a[:1], self.reference_inputs)
+        self.lanes = self._init(self._n_active(), self._slots(stacked), example)
+
+    def _compile(self, program: LaneProgram, width: int | None) -> None:
+        form = self.form
+
+        def over_lanes(function: Any, data_specs: tuple[Any, ...], donate: bool = False) -> Any:
+            sharded = jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=(_LANES, _LANES, *data_specs),
+                out_specs=_LANES,
+                axis_names={"run"},
+                check_vma=False,
+            )
+            return jax.jit(sharded, donate_argnums=(1,) if donate else ())
+
+        def init(n_active: Array, hypers: Hyper, example: Any) -> Lane:
+            # Every slot, an empty one too, gets a valid state; it is simply never active.
+            every = jnp.full_like(n_active, jax.tree.leaves(hypers)[0].shape[0])
+            return _per_lane(form, width, lambda h: program.init(h, example), every, hypers)
+
+        def train(
+            n_active: Array, lanes: Lane, first_step: Array, indices_SKB: Array, data: Arrays
+        ) -> Any:
+            def chunk(lane: Lane) -> Any:
+                indices_KB = lax.dynamic_index_in_dim(indices_SKB, lane.hyper.order, keepdims=False)
+                lane, records, taps = program.chunk(lane, first_step, indices_KB, data)
+                return lane, (records, taps)
+
+            lanes, records = _update_lanes(form, width, chunk, n_active, lanes)
+            return lanes, records, lanes.diverged_at
+
+        def reference(n_active: Array, lanes: Lane, inputs: Any) -> Any:
+            return _per_lane(
+                form, width, lambda lane: program.reference(lane, inputs), n_active, lanes
+            )
+
+        def evaluate(n_active: Array, lanes: Lane, data: Arrays, weights: Array) -> Any:
+            return _per_lane(
+                form, width, lambda lane: program.evaluate(lane, data, weights), n_active, lanes
+            )
+
+        self._init = over_lanes(init, (_EVERYWHERE,))
+        self._train = over_lanes(train, (_EVERYWHERE,) * 3, donate=True)
+        self._reference = over_lanes(reference, (_EVERYWHERE,))
+        self._evaluate = over_lanes(evaluate, (_EVERYWHERE,) * 2)
+
+    def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
+        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+    def _slots(self, per_lane: PyTree) -> PyTree:
+        """Host arrays in lane order to device arrays in slot order."""
+        order = self.packing.filled
+        return self._put(jax.tree.map(lambda a: np.asarray(a)[order], per_lane), _LANES)
+
+    def _n_active(self) -> Array:
+        return self._put(self.packing.n_active.astype(np.int32), _LANES)
+
+    def _done(self, results: Any) -> Any:
+        return jax.block_until_ready(results) if self.in_step else results
+
+    def train(self, first_step: int, indices_SKB: np.ndarray) -> Any:
+        """Trains every active lane for K steps. Returns ``(records, taps), diverged_at`` on the
+        device, in slot order, possibly not computed yet."""
+        self.lanes, records, diverged_at = self._done(
+            self._train(
+                self._n_active(),
+                self.lanes,
+                self._put(np.int32(first_step), _EVERYWHERE),
+                self._put(indices_SKB, _EVERYWHERE),
+                self.train_data,
+            )
+        )
+        return records, diverged_at
+
+    def reference(self) -> Any:
+        """Labelled taps of the reference batch at the present parameters, in slot order."""
+        return self._done(self._reference(self._n_active(), self.lanes, self.reference_inputs))
+
+    def evaluate(self, data: Arrays, weights: Array) -> Any:
+        """Loss and accuracy on batched data, in slot order."""
+        return self._done(self._evaluate(self._n_active(), self.lanes, data, weights))
+
+    def place(self, tree: PyTree) -> PyTree:
+        """`tree` on every device of the fleet."""
+        return self._put(tree, _EVERYWHERE)
+
+    def repack(self, active: np.ndarray) -> bool:
+        """Moves lanes between slots so that frozen ones (``active[lane]`` false) cost nothing.
+
+        In "map" form slots stay as many as they are, so nothing compiles again. In "vmap" form
+        their number halves when the active lanes allow it; the state of a frozen lane that no
+        longer has a slot is dropped. Returns whether anything moved.
+        """
+        # A lane that froze since the last packing still fills its place in the loop.
+        new = pack(active, self.n_devices, None if self.form == "vmap" else self.packing.n_slots)
+        current = self.packing.cost(self.form)
+        if new.cost(self.form) >= current:
+            return False
+        positions = self.packing.position_of(new)
+        self.lanes = jax.device_put(
+            jax.tree.map(lambda a: _host_take(a, positions), jax.block_until_ready(self.lanes)),
+            NamedSharding(self.mesh, _LANES),
+        )
+        self.packing = new
+        return True
+
+
+def _host_take(array: Array, positions: np.ndarray) -> Any:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = jnp.asarray(np.asarray(jax.random.key_data(array))[positions])
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return np.asarray(array)[positions]

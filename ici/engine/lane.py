@@ -1,0 +1,198 @@
+"""One run inside a fleet: its state, and pure functions that train and measure it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+
+from ici.adapt import Model, Variables
+from ici.engine.step import Loss, gradients
+from ici.optimizers import make_optimizer, schedule_factor
+from ici.probe import Probe, Taps
+
+PyTree = Any
+NEVER = 2**31 - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Hyper:
+    """What sets one lane apart from another; traced, so that sweeping it never recompiles."""
+
+    lr: Array
+    weight_decay: Array
+    seed: Array
+    order: Array  # which row of the batch indices belongs to this lane's seed
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lane:
+    """State of one run. ``diverged_at`` is the step whose update was refused, or `NEVER`."""
+
+    params: PyTree
+    state: PyTree
+    opt_state: PyTree
+    hyper: Hyper
+    initial_loss: Array
+    diverged_at: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Arrays:
+    """Data on the device: whole splits, read by index."""
+
+    inputs: Array
+    labels: Array
+
+    def take(self, indices: Array) -> tuple[Array, Array]:
+        return self.inputs[indices], self.labels[indices]
+
+
+def labelled(taps: Taps) -> dict[str, dict[str, Array]]:
+    """``{variable: {site: array}}`` of every statistic a probe computed."""
+    record: dict[str, dict[str, Array]] = {}
+    for site in taps.sites:
+        for statistic in taps.readings[site].values():
+            for name, value in statistic.labelled().items():
+                record.setdefault(name, {})[site] = value
+    for site, moments in taps.cotangents.items():
+        record.setdefault("cotangent_mean", {})[site] = moments.mean
+        record.setdefault("cotangent_std", {})[site] = moments.std
+    return record
+
+
+@dataclass(frozen=True)
+class LaneProgram:
+    """The functions of one group of lanes: same model, same shapes, different `Hyper`."""
+
+    model: Model
+    loss: Loss
+    optimizer: str
+    schedule: str
+    warmup_steps: int
+    steps: int
+    probe: Probe
+    divergence_ratio: float
+    shard_batch: bool = False
+
+    def init(self, hyper: Hyper, example: Any) -> Lane:
+        """Fresh state; the weights depend on the seed alone."""
+        params, state = self.model.init(jax.random.key(hyper.seed), example)
+        optimizer = make_optimizer(self.optimizer, hyper.lr, hyper.weight_decay)
+        return Lane(
+            params=params,
+            state=state,
+            opt_state=optimizer.init(params),
+            hyper=hyper,
+            initial_loss=jnp.float32(jnp.inf),
+            diverged_at=jnp.int32(NEVER),
+        )
+
+    def step(
+        self, lane: Lane, step: Array, indices: Array, data: Arrays, probe: Probe | None
+    ) -> tuple[Lane, tuple[dict[str, Array], Any]]:
+        """One update. A step with a non-finite loss or gradient, or whose loss exceeds
+        ``divergence_ratio`` times the first one, ends the run before its update is kept."""
+        if self.shard_batch:
+            indices = lax.with_sharding_constraint(indices, PartitionSpec("data"))
+        batch = data.take(indices)
+        variables = Variables(lane.params, lane.state)
+        result = gradients(self.model, self.loss, variables, batch, probe)
+        grad_norm = optax.tree.norm(result.grads)
+        initial_loss = jnp.where(step == 0, result.loss, lane.initial_loss)
+        healthy = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
+        healthy &= result.loss <= self.divergence_ratio * initial_loss
+        running = lane.diverged_at == NEVER
+        factor = schedule_factor(self.schedule, step, self.warmup_steps, self.steps)
+        optimizer = make_optimizer(self.optimizer, lane.hyper.lr * factor, lane.hyper.weight_decay)
+        updates, opt_state = optimizer.update(result.grads, lane.opt_state, lane.params)
+        params = optax.apply_updates(lane.params, updates)
+
+        def keep(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(running & healthy, n, o), new, old)
+
+        lane = Lane(
+            params=keep(params, lane.params),
+            state=keep(result.state, lane.state),
+            opt_state=keep(opt_state, lane.opt_state),
+            hyper=lane.hyper,
+            initial_loss=initial_loss,
+            diverged_at=jnp.where(running & ~healthy, step, lane.diverged_at),
+        )
+        record = {"loss": result.loss, "grad_norm": grad_norm}
+        return lane, (record, None if result.taps is None else labelled(result.taps))
+
+    def chunk(
+        self, lane: Lane, first_step: Array, indices_KB: Array, data: Arrays
+    ) -> tuple[Lane, dict[str, Array], Any]:
+        """K steps: cycles of one probed step followed by ``every - 1`` plain ones.
+
+        `first_step` must be a multiple of ``probe.every``. Returns the lane, the records of every
+        step ``[K]`` and the labelled taps of the probed ones ``[ceil(K / every), ...]``.
+        """
+        every = self.probe.every
+        n_steps = indices_KB.shape[0]
+        steps_K = first_step + jnp.arange(n_steps, dtype=jnp.int32)
+
+        def plain(lane: Lane, at: tuple[Array, Array]) -> tuple[Lane, dict[str, Array]]:
+            lane, (record, _) = self.step(lane, *at, data, None)
+            return lane, record
+
+        def cycle(lane: Lane, at: tuple[Array, Array]) -> tuple[Lane, tuple[Any, Any]]:
+            steps, indices = at
+            lane, (record, taps) = self.step(lane, steps[0], indices[0], data, self.probe)
+            records = jax.tree.map(lambda a: a[None], record)
+            if steps.shape[0] > 1:
+                lane, others = lax.scan(plain, lane, (steps[1:], indices[1:]))
+                records = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), records, others)
+            return lane, (records, taps)
+
+        n_cycles, n_tail = divmod(n_steps, every)
+        pieces = []
+        if n_cycles:
+            whole = jax.tree.map(
+                lambda a: a[: n_cycles * every].reshape(n_cycles, every, *a.shape[1:]),
+                (steps_K, indices_KB),
+            )
+            lane, (records, taps) = lax.scan(cycle, lane, whole)
+            records = jax.tree.map(lambda a: a.reshape(-1), records)
+            pieces.append((records, taps))
+        if n_tail:
+            tail = jax.tree.map(lambda a: a[-n_tail:], (steps_K, indices_KB))
+            lane, (records, taps) = cycle(lane, tail)
+            pieces.append((records, jax.tree.map(lambda a: a[None], taps)))
+        records, taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+        return lane, records, taps
+
+    def reference(self, lane: Lane, inputs: Any) -> Any:
+        """Labelled taps of `inputs` in training mode; the state it would change is dropped."""
+        variables = Variables(lane.params, lane.state)
+        taps = self.model.apply(variables, inputs, train=True, probe=self.probe)[2]
+        assert taps is not None
+        return labelled(taps)
+
+    def evaluate(self, lane: Lane, data: Arrays, weights: Array) -> dict[str, Array]:
+        """Mean loss and accuracy in evaluation mode over batches ``[n, B, ...]``.
+
+        ``weights[n, B]`` is 1 for examples and 0 for what fills the last batch up.
+        """
+        variables = Variables(lane.params, lane.state)
+
+        def batch(total: Array, at: tuple[Arrays, Array]) -> tuple[Array, None]:
+            part, weight_B = at
+            logits_BC, _, _ = self.model.apply(variables, part.inputs, train=False)
+            losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, part.labels)
+            correct_B = (jnp.argmax(logits_BC, axis=-1) == part.labels).astype(jnp.float32)
+            return total + jnp.stack([losses_B @ weight_B, correct_B @ weight_B]), None
+
+        total, _ = lax.scan(batch, jnp.zeros(2), (data, weights))
+        loss, accuracy = total / jnp.sum(weights)
+        return {"loss": loss, "accuracy": accuracy}

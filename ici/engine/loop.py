@@ -1,0 +1,213 @@
+"""The loop of one group: dispatch a chunk, then read the one before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ici.config import Experiment
+from ici.data import Dataset, batch_indices
+from ici.engine.fleet import Fleet
+from ici.engine.group import (
+    PreparedGroup,
+    chunk_steps,
+    evaluation_batches,
+    hypers,
+    measured_at,
+    reference_inputs,
+)
+from ici.engine.lane import NEVER, Arrays
+from ici.engine.packing import Packing
+from ici.store.results import padded
+from ici.store.writer import GroupWriter
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a group is; given to the caller after every chunk.
+
+    ``loss`` is the median training loss over the running lanes at the last step, nats.
+    """
+
+    norm: str
+    depth: int
+    step: int
+    steps: int
+    n_running: int
+    n_diverged: int
+    n_lanes: int
+    loss: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A dispatched chunk and the measurements before it, not read yet."""
+
+    step: int
+    n_steps: int
+    packing: Packing
+    reference: Any
+    evaluation: Any
+    trained: Any
+    diverged_at: Any
+
+
+class GroupLoop:
+    """Trains one group and writes its record."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        prepared: PreparedGroup,
+        dataset: Dataset,
+        mesh: Mesh,
+        writer: GroupWriter,
+    ):
+        self.experiment = experiment
+        self.prepared = prepared
+        self.dataset = dataset
+        self.writer = writer
+        self.n_lanes = len(experiment.lanes)
+        self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
+        self.stopped_at = np.full(self.n_lanes, np.inf)
+        self.fleet = Fleet(
+            prepared.program,
+            mesh,
+            hypers(experiment),
+            Arrays(dataset.train.inputs, dataset.train.labels),  # pyright: ignore[reportArgumentType]
+            reference_inputs(experiment, dataset),
+            width=experiment.lane_width,
+        )
+        self.evaluation_data = self.fleet.place(evaluation_batches(dataset.validation))
+
+    def run(self, on_progress: Callable[[Progress], None]) -> None:
+        """Trains to the last step, or until no lane is running."""
+        experiment, start = self.experiment, time.perf_counter()
+        chunk = chunk_steps(experiment)
+        pending: _Pending | None = None
+        for step in range(0, experiment.steps, chunk):
+            n_steps = min(chunk, experiment.steps - step)
+            dispatched = self._dispatch(step, n_steps)
+            if pending is not None:
+                self._read(pending, start, on_progress)
+                running = self._running()
+                if not running.any():
+                    break
+                self.fleet.repack(running)
+            pending = dispatched
+        else:
+            assert pending is not None
+            self._read(pending, start, on_progress)
+            if self._running().any():
+                self._read(self._dispatch(experiment.steps, 0), start, on_progress)
+        self.writer.finish()
+
+    def _running(self) -> np.ndarray:
+        return np.isnan(self.diverged_at) & np.isinf(self.stopped_at)
+
+    def _dispatch(self, step: int, n_steps: int) -> _Pending:
+        experiment, fleet = self.experiment, self.fleet
+        steps = experiment.steps
+        reference = evaluation = trained = diverged_at = None
+        if step in measured_at(experiment.reference_every, steps):
+            reference = fleet.reference()
+        if step in measured_at(experiment.eval_every, steps):
+            evaluation = fleet.evaluate(*self.evaluation_data)
+        if n_steps:
+            n_train = len(self.dataset.train.labels)
+            indices = np.stack(
+                [
+                    batch_indices(n_train, experiment.batch_size, seed, step, n_steps)
+                    for seed in experiment.seed
+                ]
+            )
+            trained, diverged_at = fleet.train(step, indices)
+        return _Pending(step, n_steps, fleet.packing, reference, evaluation, trained, diverged_at)
+
+    def _read(
+        self, pending: _Pending, start: float, on_progress: Callable[[Progress], None]
+    ) -> None:
+        slots, lanes = pending.packing.rows()
+        reference, evaluation, trained, diverged_at = jax.device_get(
+            (pending.reference, pending.evaluation, pending.trained, pending.diverged_at)
+        )
+
+        def by_lane(values: Any) -> Any:
+            def place(per_slot: np.ndarray) -> np.ndarray:
+                full = np.full((self.n_lanes, *per_slot.shape[1:]), np.nan, np.float32)
+                full[lanes] = per_slot[slots]
+                return full
+
+            return jax.tree.map(place, values)
+
+        # Measurements come before the chunk's updates: who has diverged so far is known.
+        if evaluation is not None:
+            self._write_between("evaluation", pending.step, by_lane(evaluation))
+            self._mark_targets(pending.step, by_lane(evaluation)["accuracy"])
+        if reference is not None:
+            self._write_between("reference", pending.step, self._by_site(by_lane(reference)))
+        loss = np.full((self.n_lanes, 1), np.nan)
+        if trained is not None:
+            diverged = diverged_at[slots]
+            self.diverged_at[lanes] = np.where(diverged == NEVER, np.nan, diverged)
+            records, taps = by_lane(trained)
+            steps = np.arange(pending.step, pending.step + pending.n_steps)
+            loss = records["loss"]
+            self._write("train", steps, records)
+            self._write("probe", steps[:: self.experiment.probe.every], self._by_site(taps))
+        self.writer.write("runs", {"diverged_at": self.diverged_at[:, None]}, first=0)
+        self.writer.commit()
+        running = self._running()
+        group = self.prepared.group
+        on_progress(
+            Progress(
+                norm=group.norm,
+                depth=group.depth,
+                step=pending.step + pending.n_steps,
+                steps=self.experiment.steps,
+                n_running=int(running.sum()),
+                n_diverged=int(np.isfinite(self.diverged_at).sum()),
+                n_lanes=self.n_lanes,
+                loss=float(np.median(loss[running, -1])) if running.any() else float("nan"),
+                elapsed_s=time.perf_counter() - start,
+            )
+        )
+
+    def _by_site(self, labelled: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        layout = self.prepared.layout
+        widest = max(layout.n_features)
+        rows = {}
+        for name, sites in labelled.items():
+            per_feature = layout.nodes["probe"].variables[name].dims == ("site", "feature")
+            rows[name] = (
+                padded(sites, layout.sites, widest)
+                if per_feature
+                else np.stack([sites[site] for site in layout.sites], axis=-1)
+            )
+        return rows
+
+    def _last_step(self) -> np.ndarray:
+        return np.fmin(self.diverged_at, self.stopped_at)
+
+    def _write_between(self, node: str, step: int, rows: dict[str, np.ndarray]) -> None:
+        self._write(node, np.array([step]), {name: row[:, None] for name, row in rows.items()})
+
+    def _write(self, node: str, steps: np.ndarray, rows: dict[str, np.ndarray]) -> None:
+        """Writes rows, blank where a run had ended: its state no longer changes."""
+        ended = steps[None, :] > self._last_step()[:, None]
+        for values in rows.values():
+            values[ended] = np.nan
+        self.writer.write(node, rows)
+
+    def _mark_targets(self, step: int, accuracy: np.ndarray) -> None:
+        if self.experiment.stop_at_target:
+            target = self.experiment.target_accuracy
+            met = self._running() & (accuracy >= target)
+            self.stopped_at[met] = step

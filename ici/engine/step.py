@@ -1,0 +1,125 @@
+"""One training step: a pure function of the state and the batch, with what its probe saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ici.adapt import Model, Variables
+from ici.probe import Probe, Taps
+
+PyTree = Any
+Loss = Callable[[Any, Any], Array]
+Batch = tuple[Any, Any]
+
+
+class StepResult(NamedTuple):
+    """Loss and gradient at one point, and what the same forward pass left behind."""
+
+    loss: Array
+    grads: PyTree
+    state: PyTree
+    taps: Taps | None
+
+
+def cross_entropy(logits_BC: Array, labels_B: Array) -> Array:
+    """Mean softmax cross-entropy, nats."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B))
+
+
+def gradients(
+    model: Model, loss: Loss, variables: Variables, batch: Batch, probe: Probe | None = None
+) -> StepResult:
+    """Loss, gradient, new state and taps from one forward and one backward pass."""
+    inputs, targets = batch
+    params, state = variables
+    sinks = model.cotangent_sinks(variables, inputs, probe) if probe and probe.cotangents else None
+
+    def objective(params: PyTree, sinks: Any) -> tuple[Array, tuple[PyTree, Taps | None]]:
+        out, new_state, taps = model.apply(
+            Variables(params, state), inputs, train=True, probe=probe, sinks=sinks
+        )
+        return loss(out, targets), (new_state, taps)
+
+    differentiate = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    (value, (new_state, taps)), (grads, cotangents) = differentiate(params, sinks)
+    if taps is not None and sinks is not None:
+        taps = replace(taps, cotangents=cotangents)
+    return StepResult(value, grads, new_state, taps)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything a loop carries from step to step. ``step`` counts updates done, on the host."""
+
+    params: PyTree
+    state: PyTree
+    opt_state: PyTree
+    step: int = 0
+
+
+class Metrics(NamedTuple):
+    """What one step reports: loss before the update, global gradient norm, and the taps.
+
+    ``taps`` is None on the steps between two probed ones.
+    """
+
+    loss: Array
+    grad_norm: Array
+    taps: Taps | None
+
+
+def init_train_state(
+    model: Model, optimizer: optax.GradientTransformation, key: Array, inputs: Any
+) -> TrainState:
+    """Fresh parameters and optimizer state."""
+    params, state = model.init(key, inputs)
+    return TrainState(params, state, optimizer.init(params))
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    loss: Loss = cross_entropy,
+    probe: Probe | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A compiled ``step(train_state, (inputs, targets)) -> (train_state, metrics)``.
+
+    The state's arrays are donated: use the returned state. On steps 0, every, 2·every, … the
+    probed program runs and ``metrics.taps["blocks/3/linear"]`` holds the moments of that layer's
+    input in this very forward pass; on the others a program without any probe runs.
+
+    Args:
+      model: from `from_nnx` or `from_linen`.
+      optimizer: any optax transformation.
+      loss: ``loss(outputs, targets) -> scalar``.
+      probe: what to watch; None watches nothing.
+    """
+
+    @partial(jax.jit, static_argnums=(3,), donate_argnums=(0, 1))
+    def update(
+        variables: Variables, opt_state: PyTree, batch: Batch, probed: bool
+    ) -> tuple[Variables, PyTree, Metrics]:
+        result = gradients(model, loss, variables, batch, probe if probed else None)
+        updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
+        params = optax.apply_updates(variables.params, updates)
+        metrics = Metrics(result.loss, optax.tree.norm(result.grads), result.taps)
+        return Variables(params, result.state), opt_state, metrics
+
+    def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        probed = probe is not None and train_state.step % probe.every == 0
+        variables, opt_state, metrics = update(
+            Variables(train_state.params, train_state.state), train_state.opt_state, batch, probed
+        )
+        params, state = variables
+        return TrainState(params, state, opt_state, train_state.step + 1), metrics
+
+    return step

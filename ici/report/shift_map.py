@@ -1,0 +1,131 @@
+"""Figure: how far every layer's input has shifted, site by step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from ici.analysis.records import Records, check_one_setting, diverged, select, short
+from ici.analysis.shifts import reference_shift, shared_sites
+from ici.analysis.summary import over_seeds
+from ici.report.style import describe_seeds, new_figure, step_axis
+
+DECADES = 4
+
+_MAX_LABELS = 24
+
+
+def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") -> Figure:
+    """Reference-batch mean shift against step 0, a panel per norm, one logarithmic scale.
+
+    A cell is the median over the seeds that did not diverge (over all while they last, where
+    every one did) of the root mean square over live units. Rows are the sites that all norms
+    share, first at the top.
+
+    Raises:
+      InputError: the record holds several depths or other settings, or no such learning rate.
+    """
+    check_one_setting(results)
+    results = select(results, lr=lr)
+    sites = shared_sites(results)
+    norms = results.runs["norm"].values.tolist()
+    shifts = reference_shift(results, "initial", sites)
+    panels = {norm: _panel(results, shifts, norm) for norm in norms}
+    floor, top = _scale(np.concatenate([panel[0].ravel() for panel in panels.values()]))
+    figure = new_figure(
+        2.0 + 2.2 * len(norms),
+        max(2.4, 1.2 + min(0.17 * len(sites), 5.0)),
+        f"Shift of layer inputs from step 0, lr {short(lr)}{title}",
+        _caption(results, floor, why),
+    )
+    grid = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
+    steps = shifts["step"].values.astype(float)
+    image = None
+    for axes, norm in zip(grid, norms, strict=True):
+        values, dead, label = panels[norm]
+        edges = _edges(steps), np.arange(len(sites) + 1) - 0.5
+        image = axes.pcolormesh(
+            *edges,
+            np.maximum(values, floor).T,
+            norm=LogNorm(floor, top),
+            cmap="viridis",
+            rasterized=True,
+        )
+        _hatch(axes, edges, (np.isnan(values) & ~dead).T, "xxxx")
+        _hatch(axes, edges, dead.T, "....")
+        axes.set_title(f"{norm} ({label})")
+        step_axis(axes, results.experiment["steps"])
+        axes.set_xlim(edges[0][0], edges[0][-1])
+        axes.tick_params(left=axes is grid[0])
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+    every = math.ceil(len(sites) / _MAX_LABELS)
+    grid[0].set_yticks(range(0, len(sites), every), sites[::every])
+    grid[0].invert_yaxis()
+    grid[0].set_ylabel("layer input, in execution order")
+    assert image is not None
+    bar = figure.colorbar(image, ax=list(grid), extend="min", pad=0.02, aspect=25)
+    bar.set_label("mean shift, RMS over units\n(σ at step 0)")
+    return figure
+
+
+def _panel(results: Records, shifts: xr.Dataset, norm: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Median shift ``[step, site]``, where all units are dead, and which seeds it is of."""
+    ended = diverged(select(results, norm=norm)).transpose("seed").values
+    seeds = np.flatnonzero(~ended) if not ended.all() else np.arange(len(ended))
+    part = shifts.sel(norm=norm).isel(seed=seeds)
+    median = over_seeds(part["mean_shift"]).sel(over_seeds="median").transpose("step", "site")
+    recorded = part["dead_features"].notnull().any("seed").transpose("step", "site")
+    values = np.where(np.isfinite(median.values), median.values, np.nan)
+    label = describe_seeds(0 if ended.all() else len(seeds), len(ended))
+    return values, np.isnan(values) & recorded.values, label
+
+
+def _scale(values: np.ndarray) -> tuple[float, float]:
+    """Floor and top of the colour scale: the top decade above the data, `DECADES` at most."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not positive.size:
+        return 1e-4, 1.0
+    top = 10.0 ** math.ceil(math.log10(float(positive.max())))
+    bottom = 10.0 ** math.floor(math.log10(float(positive.min())))
+    return min(max(bottom, top * 10.0**-DECADES), top / 10), top
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Borders of cells around measured steps: halfway to the neighbours."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    between = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([centres[:1], between, centres[-1:]])
+
+
+def _hatch(axes: Axes, edges: tuple[np.ndarray, np.ndarray], mask: np.ndarray, hatch: str) -> None:
+    if mask.any():
+        cells = np.ma.masked_array(np.zeros(mask.shape), ~mask)
+        axes.pcolor(
+            *edges,
+            cells,
+            cmap="Greys",
+            vmin=-0.2,
+            vmax=4,
+            hatch=hatch,
+            edgecolor="0.45",
+            linewidth=0,
+        )
+
+
+def _caption(results: Records, floor: float, why: str) -> str:
+    experiment = results.experiment
+    return (
+        f"Fixed reference batch of {experiment.get('reference_size', '?')} training examples, "
+        f"measured every {experiment.get('reference_every', '?')} steps: an unchanged network "
+        f"gives exactly 0 (as at step 0). Values up to {floor:g}, 0 among them, have the darkest "
+        "colour. Median over the seeds that did not diverge (where all did: over those still "
+        "running). Dead units (constant over the batch at either time) are left out. Hatched ×: "
+        f"no run left or nothing recorded; dotted: every unit dead. {why}"
+    )

@@ -1,0 +1,1 @@
+"""The labelled record of an experiment, on disk."""

@@ -1,0 +1,82 @@
+"""The manifest of a record: written last and replaced atomically, so it never promises too much."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ici.errors import InputError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class GroupEntry:
+    """What of one group's record is committed: rows per node, and whether that is all of it."""
+
+    norm: str
+    depth: int
+    rows: dict[str, int]
+    done: bool = False
+
+
+@dataclass
+class Manifest:
+    """Contents of ``manifest.json``.
+
+    Attributes:
+      experiment: `Experiment.describe` of what is recorded.
+      fingerprint: `Experiment.fingerprint`.
+      data_digest: digest of the data set's arrays.
+      environment: versions, hardware and source revision of the writer.
+      status: running, done or failed.
+      groups: by folder name.
+    """
+
+    experiment: dict[str, Any]
+    fingerprint: str
+    data_digest: str
+    environment: dict[str, Any]
+    status: str = "running"
+    groups: dict[str, GroupEntry] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's manifest in one step."""
+        temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w") as file:
+                json.dump(asdict(self), file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / MANIFEST)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a record.
+
+        Raises:
+          InputError: no manifest there, not readable as one, or written by another schema.
+        """
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder} holds no {MANIFEST}: wanted a folder that `ici run --out` wrote."
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}): restore it or run again.") from None
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            seen = content.get("schema") if isinstance(content, dict) else None
+            raise InputError(
+                f"{path} has schema {seen}: this version of ici reads schema {SCHEMA}."
+            )
+        groups = {name: GroupEntry(**entry) for name, entry in content.pop("groups").items()}
+        return cls(**content, groups=groups)

@@ -1,0 +1,124 @@
+"""Opening the record of an experiment as labelled arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ici.errors import InputError
+from ici.store.manifest import Manifest
+from ici.store.writer import RECORDS
+
+
+@dataclass(frozen=True)
+class Results:
+    """The committed record of an experiment; read as it is asked for.
+
+    Every dataset has the dimensions norm, depth, lr, seed and step, and ``weight_decay`` where
+    several were swept. What does not exist is NaN: steps after a run diverged, sites that a
+    group's networks lack, features beyond a site's own.
+
+    Attributes:
+      path: folder of the record.
+      manifest: what is committed, and by what it was written.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The experiment's settings."""
+        return self.manifest.experiment
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the experiment has ended."""
+        return self.manifest.status == "done"
+
+    @cached_property
+    def train(self) -> xr.Dataset:
+        """Every training step: ``loss`` (before the update), ``grad_norm``."""
+        return self._node("train")
+
+    @cached_property
+    def probe(self) -> xr.Dataset:
+        """Probed training steps: ``mean``, ``std`` by site and feature, ``count`` by site."""
+        return self._node("probe")
+
+    @cached_property
+    def reference(self) -> xr.Dataset:
+        """The same statistics on the fixed reference batch, after ``step`` updates."""
+        return self._node("reference")
+
+    @cached_property
+    def evaluation(self) -> xr.Dataset:
+        """``loss`` and ``accuracy`` on the validation split, after ``step`` updates."""
+        return self._node("evaluation")
+
+    @cached_property
+    def runs(self) -> xr.Dataset:
+        """Per run: ``diverged_at``, the step whose update was refused; NaN where none was."""
+        return self._node("runs").isel(step=-1, drop=True)
+
+    def _node(self, node: str) -> xr.Dataset:
+        parts = []
+        for name, entry in self.manifest.groups.items():
+            part = xr.open_zarr(
+                self.path / RECORDS / name, group=node, consolidated=False, chunks=None
+            )
+            part = part.isel(step=slice(0, entry.rows[node]))
+            parts.append(part.expand_dims(norm=[entry.norm], depth=[entry.depth]))
+        if not parts:
+            raise InputError(f"{self.path} has no committed group yet: wait for its first steps.")
+        if "site" in parts[0].dims:
+            sites = merge_sites([part.site.values.tolist() for part in parts])
+            parts = [part.reindex(site=sites) for part in parts]
+            widest = max(part.sizes.get("feature", 0) for part in parts)
+            parts = [
+                part.pad(feature=(0, widest - part.sizes["feature"]))
+                if "feature" in part.dims
+                else part
+                for part in parts
+            ]
+        dataset = xr.combine_by_coords(parts, join="outer", combine_attrs="drop")
+        assert isinstance(dataset, xr.Dataset)
+        order = {"norm": self.experiment["norm"], "depth": self.experiment["depth"]}
+        dataset = dataset.reindex(
+            {dim: [v for v in values if v in dataset[dim].values] for dim, values in order.items()}
+        )
+        return dataset.squeeze("weight_decay") if dataset.sizes["weight_decay"] == 1 else dataset
+
+
+def merge_sites(orders: list[list[str]]) -> list[str]:
+    """One execution order that contains all: a new site goes right behind its predecessor."""
+    merged = list(max(orders, key=len))
+    for order in orders:
+        for i, site in enumerate(order):
+            if site not in merged:
+                merged.insert(merged.index(order[i - 1]) + 1 if i else 0, site)
+    return merged
+
+
+def open_results(path: str | Path) -> Results:
+    """Opens the record in folder `path`, finished or not.
+
+    Raises:
+      InputError: there is no record, it is damaged, or another schema wrote it.
+    """
+    folder = Path(path)
+    return Results(folder, Manifest.read(folder))
+
+
+def padded(per_site: dict[str, np.ndarray], sites: tuple[str, ...], n_features: int) -> np.ndarray:
+    """Stacks ``{site: [..., D_site]}`` to ``[..., site, n_features]``, NaN where there is none."""
+    first = per_site[sites[0]]
+    stacked = np.full((*first.shape[:-1], len(sites), n_features), np.nan, np.float32)
+    for i, site in enumerate(sites):
+        stacked[..., i, : per_site[site].shape[-1]] = per_site[site]
+    return stacked

@@ -1,0 +1,155 @@
+"""Writing the labelled record of an experiment: one Zarr group per group of runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from ici.errors import InputError
+from ici.store.manifest import GroupEntry, Manifest
+
+RECORDS = "records"
+PER_SITE = ("site",)
+PER_FEATURE = ("site", "feature")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of a node, besides its lane dimensions and ``step``."""
+
+    dims: tuple[str, ...] = ()
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One set of arrays that share their steps: training steps, probed steps, evaluations, …"""
+
+    steps: np.ndarray
+    rows_per_chunk: int
+    variables: dict[str, Variable]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes and labels of one group's record.
+
+    Attributes:
+      lane_axes: swept dimensions and their values, in storage order.
+      sites: site names in execution order.
+      n_features: number of features of each site; shorter sites are padded with NaN.
+      nodes: by name.
+    """
+
+    lane_axes: dict[str, tuple[Any, ...]]
+    sites: tuple[str, ...]
+    n_features: tuple[int, ...]
+    nodes: dict[str, Node]
+
+    @property
+    def lane_shape(self) -> tuple[int, ...]:
+        """Numbers of values along the lane dimensions."""
+        return tuple(len(values) for values in self.lane_axes.values())
+
+    def extent(self, dims: tuple[str, ...]) -> tuple[int, ...]:
+        """Sizes of the dimensions of a variable behind ``step``."""
+        sizes = {"site": len(self.sites), "feature": max(self.n_features, default=0)}
+        return tuple(sizes[dim] for dim in dims)
+
+    def n_bytes(self) -> int:
+        """Size of all arrays before compression."""
+        total = 0
+        for node in self.nodes.values():
+            for variable in node.variables.values():
+                shape = (*self.lane_shape, len(node.steps), *self.extent(variable.dims))
+                total += int(np.prod(shape)) * np.dtype(variable.dtype).itemsize
+        return total
+
+
+class GroupWriter:
+    """Appends rows to one group's record. Rows count only once they are committed."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, name: str, entry: GroupEntry, layout: Layout
+    ):
+        self.folder = folder
+        self.manifest = manifest
+        self.entry = entry
+        self.layout = layout
+        path = folder / RECORDS / name
+        shutil.rmtree(path, ignore_errors=True)
+        root = zarr.create_group(path, zarr_format=3)
+        self.arrays: dict[str, dict[str, zarr.Array]] = {}
+        for node_name, node in layout.nodes.items():
+            group = root.create_group(node_name)
+            self._coordinates(group, node)
+            self.arrays[node_name] = {
+                key: self._create(group, key, variable, node)
+                for key, variable in node.variables.items()
+            }
+        entry.rows = dict.fromkeys(layout.nodes, 0)
+        entry.done = False
+        manifest.groups[name] = entry
+        manifest.write(folder)
+
+    def _coordinates(self, group: zarr.Group, node: Node) -> None:
+        labels: dict[str, Any] = {**self.layout.lane_axes, "step": node.steps}
+        if any(variable.dims for variable in node.variables.values()):
+            labels["site"] = np.array(self.layout.sites, dtype=np.dtypes.StringDType())
+        for name, values in labels.items():
+            group.create_array(name, data=np.asarray(values), dimension_names=(name,))
+
+    def _create(self, group: zarr.Group, name: str, variable: Variable, node: Node) -> zarr.Array:
+        inner = self.layout.extent(variable.dims)
+        lanes = self.layout.lane_shape
+        return group.create_array(
+            name,
+            shape=(*lanes, len(node.steps), *inner),
+            chunks=(*lanes, min(node.rows_per_chunk, len(node.steps)), *inner),
+            dtype=variable.dtype,
+            fill_value=np.nan,
+            # Zarr's default has no checksum: a flipped bit would read back as a number.
+            compressors=(ZstdCodec(level=1), Crc32cCodec()),
+            dimension_names=(*self.layout.lane_axes, "step", *variable.dims),
+        )
+
+    def write(self, node: str, rows: dict[str, np.ndarray], first: int | None = None) -> None:
+        """Puts rows ``[n_lanes, n_rows, ...]`` of every variable of `node` behind what is there,
+        or at row `first`. They count from the next `commit` on."""
+        first = self.entry.rows[node] if first is None else first
+        n_rows = 0
+        for name, values in rows.items():
+            n_rows = values.shape[1]
+            shaped = values.reshape(*self.layout.lane_shape, *values.shape[1:])
+            lead = (slice(None),) * len(self.layout.lane_shape)
+            self.arrays[node][name][(*lead, slice(first, first + n_rows))] = shaped
+        self.entry.rows[node] = first + n_rows
+
+    def commit(self) -> None:
+        """Makes everything written so far part of the record."""
+        self.manifest.write(self.folder)
+
+    def finish(self) -> None:
+        """Marks the group as done. Rows never written stay NaN: no run lived to fill them."""
+        self.entry.rows = {name: len(node.steps) for name, node in self.layout.nodes.items()}
+        self.entry.done = True
+        self.commit()
+
+
+def check_space(folder: Path, n_bytes: int) -> None:
+    """Raises `InputError` when the disk that holds `folder` has less than `n_bytes` free."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < n_bytes:
+        raise InputError(
+            f"{folder}: the record may take {n_bytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB "
+            "are free: wanted more space, fewer runs, or a larger probe.every."
+        )

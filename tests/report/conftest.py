@@ -1,0 +1,6 @@
+"""The records of `tests/analysis/fake_records.py` serve here too."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_records import FakeRecords, blank, diverge, drop_site, plausible
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from ici.errors import InputError
+from ici.report.figures import draw_all, telling_lr
+from ici.report.layer_inputs import draw_layer_inputs
+from ici.report.losses import draw_final_loss, draw_loss_curves
+from ici.report.shift_map import draw_shift_map
+
+KINDS = ("layer_inputs", "shift_map", "loss_curves", "final_loss")
+RUN = {"norm": "none", "lr": 0.1}
+
+
+def words(figure: Figure) -> str:
+    """Everything that is written in a figure."""
+    figure.canvas.draw()
+    texts = [*figure.texts, *(figure.findobj(match=lambda a: hasattr(a, "get_text")))]
+    return " ".join(" ".join(t.get_text() for t in texts).split())
+
+
+def one_setting(records: FakeRecords) -> FakeRecords:
+    for node in ("train", "probe", "reference", "evaluation", "runs"):
+        setattr(records, node, getattr(records, node).isel(depth=0, drop=True))
+    return records
+
+
+def line_of(figure: Figure, panel: int, label: str) -> np.ndarray:
+    handles, labels = figure.axes[panel].get_legend_handles_labels()
+    return np.asarray(handles[labels.index(label)].get_ydata())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Figure]]:
+    """Figures that `draw_all` would save, rendered in memory: writing them takes most time."""
+    figures = []
+
+    def render(figure: Figure, folder: Path, name: str) -> list[Path]:
+        figure.canvas.draw()
+        figures.append((name, figure))
+        return [folder / name]
+
+    monkeypatch.setattr("ici.report.figures.save", render)
+    return figures
+
+
+def test_every_figure_as_png_and_pdf(tmp_path: Path):
+    paths = draw_all(plausible(width=8, lrs=(1e-3, 0.1), n_layers=3), tmp_path / "figures")
+    assert sorted(p.name for p in paths) == sorted(
+        f"{k}.{s}" for k in KINDS for s in ("pdf", "png")
+    )
+    assert sorted(paths) == sorted((tmp_path / "figures").iterdir())
+    for path in paths:
+        if path.suffix == ".png":
+            assert imread(path)[..., :3].std() > 0.05
+        else:
+            assert path.read_bytes().startswith(b"%PDF")
+
+
+def test_one_file_set_per_setting(tmp_path: Path, drawn: list[tuple[str, Figure]]):
+    records = blank(depths=(2, 5), extra={"weight_decay": (0.0, 3e-4)}, lrs=(0.1,), seeds=(0,))
+    draw_all(records, tmp_path)
+    names = [name for name, _ in drawn]
+    assert len(set(names)) == len(names) == 4 * len(KINDS)
+    assert "final_loss_depth=5_weight_decay=3e-4" in names
+    assert all(
+        "depth 5, weight_decay 3e-4" in words(f) for n, f in drawn if "5_weight_decay=3e" in n
+    )
+
+
+@pytest.mark.parametrize("draw", [draw_loss_curves, draw_final_loss])
+def test_settings_are_never_mixed(draw):
+    with pytest.raises(InputError, match=r"depth \[2, 5\]"):
+        draw(blank(depths=(2, 5)))
+
+
+@pytest.mark.parametrize("draw", [draw_layer_inputs, draw_shift_map])
+def test_settings_are_never_mixed_at_one_lr(draw):
+    with pytest.raises(InputError, match=r"depth \[2, 5\]"):
+        draw(blank(depths=(2, 5)), 0.1)
+    with pytest.raises(InputError, match=r"no run has lr 0\.7"):
+        draw(one_setting(blank()), 0.7)
+
+
+def all_diverged() -> FakeRecords:
+    records = blank(seeds=(0, 1))
+    for seed, step, loss in ((0, 0, np.nan), (1, 7, np.inf)):
+        for norm in ("none", "batch"):
+            for lr in (0.01, 0.1):
+                diverge(records, step, loss, norm=norm, lr=lr, seed=seed)
+    return records
+
+
+def still_going() -> FakeRecords:
+    records = blank()
+    for node in ("train", "probe", "reference", "evaluation"):
+        dataset = getattr(records, node).sel(step=slice(0, 10))
+        for name in dataset.data_vars:
+            dataset[name].loc[{"norm": "batch", "step": slice(5, None)}] = np.nan
+        setattr(records, node, dataset)
+    return records
+
+
+def first_step_only() -> FakeRecords:
+    records = blank()
+    for node in ("train", "probe", "reference", "evaluation"):
+        setattr(records, node, getattr(records, node).isel(step=slice(0, 1)))
+    return records
+
+
+def everything_dead() -> FakeRecords:
+    records = blank()
+    records.reference["std"].loc[{"step": slice(5, None)}] = 0.0
+    return records
+
+
+def overflowing() -> FakeRecords:
+    records = blank()
+    for node in (records.probe, records.reference):
+        for name in ("mean", "std"):
+            node[name].loc[{"norm": "none", "step": slice(10, None)}] = np.inf
+    return records
+
+
+def uneven_sites() -> FakeRecords:
+    records = blank()
+    drop_site(records, "none", "blocks/1/linear")
+    records.probe["mean"][..., 3] = np.nan
+    records.reference["mean"][..., 3] = np.nan
+    return records
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        blank(seeds=(0,)),
+        blank(norms=("layer",)),
+        blank(norms=("none",), lrs=(0.1,), seeds=(7,)),
+        blank(sites=("head",), width=1),
+        blank(norms=tuple("abcdefghij")),
+        all_diverged(),
+        still_going(),
+        first_step_only(),
+        everything_dead(),
+        overflowing(),
+        uneven_sites(),
+    ],
+    ids=[
+        "one seed", "one norm", "one run", "one site", "many norms", "all diverged", "still going",
+        "first step only", "everything dead", "overflowing", "uneven sites",
+    ],
+)  # fmt: skip
+def test_every_record_can_be_drawn(
+    records: FakeRecords, tmp_path: Path, drawn: list[tuple[str, Figure]]
+):
+    draw_all(records, tmp_path)
+    assert [name for name, _ in drawn] == list(KINDS)
+
+
+def test_nothing_recorded_writes_nothing(tmp_path: Path):
+    records = blank()
+    records.reference = records.reference.isel(step=slice(0, 0))
+    with pytest.raises(InputError, match="no reference step yet"):
+        draw_all(records, tmp_path / "figures")
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot make the folder"):
+        draw_all(blank(), tmp_path / "file" / "figures")
+
+
+def test_layer_inputs_are_percentiles_over_units_of_the_surviving_seeds():
+    records = one_setting(blank(norms=("none",), lrs=(0.1,), width=4))
+    units = np.arange(12.0).reshape(3, 4)
+    records.probe["mean"][:] = units[None, None, :, None, None, :]
+    figure = draw_layer_inputs(records, 0.1)
+    np.testing.assert_allclose(line_of(figure, 0, "mean of a unit"), np.median(units))
+    (band, _) = figure.axes[0].collections
+    y = band.get_paths()[0].vertices[:, 1]
+    # float32 records
+    np.testing.assert_allclose([y.min(), y.max()], np.percentile(units, [15, 85]), rtol=1e-6)
+    diverge(records, 12, **RUN, seed=2)
+    figure = draw_layer_inputs(records, 0.1)
+    np.testing.assert_allclose(line_of(figure, 0, "mean of a unit"), np.median(units[:2]))
+    assert "none (2 of 3 seeds)" in words(figure)
+
+
+def test_layer_inputs_of_diverged_runs_show_the_longest():
+    records = one_setting(blank(norms=("none",), lrs=(0.1,)))
+    for seed, step in ((0, 3), (1, 12), (2, 7)):
+        records.probe["mean"].loc[{"seed": seed}] = float(seed)
+        diverge(records, step, **RUN, seed=seed)
+    figure = draw_layer_inputs(records, 0.1)
+    np.testing.assert_array_equal(line_of(figure, 0, "mean of a unit"), [1, 1, 1, np.nan])
+    assert "longest of 3 diverged seeds" in words(figure)
+
+
+def test_shift_map_holds_the_median_shift_above_its_floor():
+    records = one_setting(blank(norms=("none",), lrs=(0.1,)))
+    for seed, shift in ((0, 0.01), (1, 0.5), (2, 3.0)):
+        records.reference["mean"].loc[{"seed": seed, "site": "head", "step": 20}] = shift
+    figure = draw_shift_map(records, 0.1)
+    cells = figure.axes[0].collections[0]
+    values = np.asarray(cells.get_array())
+    assert values.shape == (3, 3)  # site, step
+    assert values[2, 2] == 0.5
+    low, high = cells.get_clim()
+    assert (np.delete(values.ravel(), 8) == low).all() and low > 0 and high >= 0.5
+    assert f"Values up to {low:g}, 0 among them" in words(figure)
+
+
+def test_shift_map_panels_share_one_scale():
+    records = one_setting(blank(lrs=(0.1,)))
+    records.reference["mean"].loc[{"norm": "none", "step": 20}] = 50.0
+    records.reference["mean"].loc[{"norm": "batch", "step": 20}] = 0.02
+    figure = draw_shift_map(records, 0.1)
+    limits = {axes.collections[0].get_clim() for axes in figure.axes[:2]}
+    assert limits == {(0.01, 100.0)}
+
+
+def test_shift_map_hatches_what_has_no_value():
+    records = one_setting(blank(norms=("none",), lrs=(0.1,)))
+    assert len(draw_shift_map(records, 0.1).axes[0].collections) == 1
+    records.reference["std"].loc[{"site": "head", "step": 20}] = 0.0
+    (_, dead) = draw_shift_map(records, 0.1).axes[0].collections
+    assert dead.get_hatch() == "...." and len(dead.get_paths()) == 1
+    for seed in (0, 1, 2):
+        diverge(records, 12, **RUN, seed=seed)
+    (_, ended) = draw_shift_map(records, 0.1).axes[0].collections
+    assert ended.get_hatch() == "xxxx" and len(ended.get_paths()) == 3
+
+
+def test_loss_curves_mark_divergences():
+    records = one_setting(blank(steps=300))
+    records.train["loss"].loc[RUN] = 0.5
+    figure = draw_loss_curves(records)
+    assert "diverged" not in [t.get_text() for t in figure.legends[0].get_texts()]
+    diverge(records, 120, 1e5, **RUN, seed=1)
+    figure = draw_loss_curves(records)
+    assert "diverged" in [t.get_text() for t in figure.legends[0].get_texts()]
+    crosses = [
+        [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
+        for axes in figure.axes
+    ]
+    assert crosses == [[120], []]
+    # The survivors go on, and the diverging loss is on no line.
+    assert max(np.nanmax(line.get_ydata()) for line in figure.axes[0].lines[:2]) <= 1
+    assert "Means over bins of 3 steps" in words(figure)
+
+
+def test_final_loss_shows_medians_and_counts_divergences():
+    records = one_setting(blank(steps=100))
+    for seed, loss in ((0, 0.2), (1, 0.3), (2, 0.9)):
+        records.train["loss"].loc[RUN | {"seed": seed}] = loss
+    diverge(records, 50, **RUN, seed=2)
+    figure = draw_final_loss(records)
+    (axes,) = figure.axes
+    points = axes.containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(points, [1.0, 0.25], rtol=1e-6)  # float32 losses
+    assert [note.get_text() for note in axes.texts] == ["1/3"]
+    assert "last 5 steps" in words(figure)
+
+
+def test_captions_name_what_is_shown(tmp_path: Path):
+    records = one_setting(blank(steps=200))
+    figures = {
+        "512 training examples": draw_shift_map(records, 0.1, "lr: the rule."),
+        "percentile over the units": draw_layer_inputs(records, 0.1, "lr: the rule."),
+        "12 runs of 200 steps, adam, batch 128, 0 diverged": draw_loss_curves(records),
+        "Median and min–max of 3 seeds": draw_final_loss(records),
+    }
+    for text, figure in figures.items():
+        assert text in words(figure)
+    assert "lr: the rule." in words(figures["512 training examples"])
+
+
+def test_the_telling_learning_rate():
+    records = one_setting(blank(lrs=(0.001, 0.01, 0.1, 1.0)))
+    records.train["loss"][:] = np.linspace(1, 0.5, 20)
+    assert telling_lr(records)[0] == 1.0
+    for seed in (0, 1, 2):
+        diverge(records, 5, norm="none", lr=1.0, seed=seed)
+    diverge(records, 5, norm="none", lr=0.1, seed=0)
+    assert telling_lr(records) == (
+        0.1,
+        "lr: the largest at which the network without norm still trains in some seed.",
+    )
+    records.train["loss"].loc[{"norm": "none", "lr": 0.1}] = 2.0
+    assert telling_lr(records)[0] == 0.01
+    records.reference["std"].loc[{"norm": "none", "lr": 0.01, "step": 20}] = 0.0
+    assert telling_lr(records)[0] == 0.001
+    records.reference["std"].loc[{"norm": "none", "step": 20}] = 0.0
+    assert telling_lr(records) == (
+        0.001,
+        "lr: the smallest, as the network without norm still trains at none.",
+    )
+
+
+def test_the_telling_learning_rate_without_such_networks():
+    records = one_setting(blank(norms=("batch", "layer")))
+    records.train["loss"][:] = np.linspace(1, 0.5, 20)
+    records.train["loss"].loc[{"norm": "layer", "lr": 0.1}] = 2.0
+    assert telling_lr(records) == (
+        0.01,
+        "lr: the largest at which every norm still trains in some seed.",
+    )
