@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ici.data.cache import root
-from ici.data.tfds_read import file_formats
+from ici.data.tfds_read import file_formats, import_tfds
 from ici.errors import InputError
 
 PROBE_LIMIT_S = 8.0
@@ -52,7 +52,7 @@ def prepare(name: str, overwrite: bool = False) -> Path:
     Archives that an earlier attempt fetched, or that lie in `downloads/manual`, are used without
     network. Raises `InputError`, within PROBE_LIMIT_S where a server is not reachable.
     """
-    import tensorflow_datasets as tfds
+    tfds = import_tfds()
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     from ici.data.tfds_builders import BUILDERS, urls

@@ -70,6 +70,20 @@ def find_directory(path: Path) -> Path:
     )
 
 
+def import_tfds() -> Any:
+    """The module `tensorflow_datasets`; `InputError` names the extra where it is missing."""
+    try:
+        import array_record.python.array_record_module  # noqa: F401
+        import importlib_resources  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(
+            f"TFDS directories want the package {error.name}, which is not installed: "
+            "pip install 'ici[tfds]'"
+        ) from None
+    return tfds
+
+
 def file_formats(directory: Path) -> list[str]:
     """The formats that a version directory says it holds; none where it cannot be read."""
     try:
@@ -97,8 +111,7 @@ def open_directory(
             f"installed, run: tfds convert_format --dataset_version_dir={directory} "
             "--out_file_format=array_record --out_dir=NEW_DIR"
         )
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(directory, file_format="array_record")
         features: Any = builder.info.features

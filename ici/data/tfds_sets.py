@@ -24,7 +24,7 @@ from ici.data.text import (
 from ici.errors import InputError
 
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_NETWORK = "network once, or a directory prepared by TFDS as ArrayRecord"
+_NEEDS = "pip install 'ici[tfds]', and network once or a directory prepared as ArrayRecord"
 
 
 @register("imdb_reviews")
@@ -41,7 +41,7 @@ class ImdbReviews(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "text"
-    needs: ClassVar[str] = _NETWORK
+    needs: ClassVar[str] = _NEEDS
 
     def __post_init__(self) -> None:
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)
@@ -63,7 +63,7 @@ class Mnist(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "images"
-    needs: ClassVar[str] = _NETWORK
+    needs: ClassVar[str] = _NEEDS
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed)
@@ -90,7 +90,7 @@ class TfdsDirectory(CachedData):
     label_feature: str = ""
 
     kind: ClassVar[str] = "any"
-    needs: ClassVar[str] = "tfds:DIRECTORY, prepared by TFDS as ArrayRecord"
+    needs: ClassVar[str] = "pip install 'ici[tfds]', and tfds:DIRECTORY, prepared as ArrayRecord"
 
     def __post_init__(self) -> None:
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)

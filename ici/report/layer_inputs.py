@@ -91,7 +91,9 @@ def few_sites(sites: list[str], n: int = _N_SITES) -> list[str]:
         return sites
     kinds = [site.split("/")[-1] for site in sites[:-1]]
     most = max(kinds, key=kinds.count)
-    alike = [site for site, kind in zip(sites, kinds, strict=False) if kind == most]
+    # Where no kind recurs, all are one kind.
+    mixed = kinds.count(most) == 1
+    alike = [site for site, kind in zip(sites[:-1], kinds, strict=True) if mixed or kind == most]
     positions = np.unique(np.linspace(0, len(alike) - 1, n - 1).round().astype(int))
     return [*(alike[i] for i in positions), sites[-1]]
 
@@ -157,11 +159,12 @@ def _symlog_ticks(largest: float) -> list[float]:
 
 def _caption(results: Records, why: str) -> str:
     experiment = results.experiment
+    batch, measured = experiment.get("batch_size", "?"), results.probe.sizes["step"]
     text = (
-        "Line: median unit; band or thin lines: 15th to 85th percentile over the units of the layer and the "
-        "seeds shown (the percentiles of Ioffe & Szegedy 2015, fig. 1, there over values of one "
-        f"unit). Moments of each training batch of {experiment.get('batch_size', '?')}, measured "
-        f"by the training step at {results.probe.sizes['step']} of {experiment['steps']} steps. "
+        "Thick line: median unit; band or thin lines: 15th to 85th percentile over the units of "
+        "the layer and the seeds shown (the percentiles of Ioffe & Szegedy 2015, fig. 1, there "
+        f"over values of one unit). Moments of each training batch of {batch}, measured by the "
+        f"training step at {measured} of {experiment['steps']} steps. "
     )
     ended = diverged(results)
     if bool(ended.any()):

@@ -65,6 +65,14 @@ def test_a_diverged_run_missed_what_it_had_not_met():
     np.testing.assert_array_equal(met, [10, np.inf, np.inf])
 
 
+def test_the_evaluation_before_the_refused_update_counts():
+    records = blank()
+    run = {"norm": "none", "lr": 0.1, "seed": 0}
+    records.evaluation["accuracy"].loc[run | {"step": 10}] = 0.9
+    diverge(records, 10, **run)
+    assert run_steps_to_target(records).sel(run).item() == 10
+
+
 def test_a_run_still_going_has_not_missed():
     records = blank()
     records.train = records.train.isel(step=slice(0, 10))

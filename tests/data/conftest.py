@@ -130,3 +130,36 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, originals: Originals) -> 
         for name in names:
             monkeypatch.setenv(base_url_variable(name), url)
         return {name: prepare(name) for name in names}
+
+
+@pytest.fixture
+def write_tfds():
+    """Prepares made-up examples: `write_tfds(directory, features, {split: rows})` -> directory."""
+    return _write_tfds
+
+
+def _write_tfds(directory, features, splits, supervised_keys=None, num_shards=None) -> Path:
+    import tensorflow_datasets as tfds
+
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "made"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=supervised_keys,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: self._generate_examples(rows) for name, rows in splits.items()}
+
+        def _generate_examples(self, rows):
+            yield from enumerate(rows)
+
+    builder = Made(data_dir=str(directory), file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=num_shards)
+    )
+    return Path(builder.data_dir)

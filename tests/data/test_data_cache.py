@@ -228,6 +228,7 @@ def run(code, *arguments):
     )
 
 
+@pytest.mark.multiprocess
 def test_two_processes_at_once_end_with_the_same_data(data_dir):
     code = "import ici.data; print(ici.data.resolve('digits').load().digest)"
     processes = [run(code) for _ in range(2)]

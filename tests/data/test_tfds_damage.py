@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,34 @@ def test_a_damaged_shard_is_named(directory, damage):
     assert not (root() / "prepared").exists()
 
 
+def test_a_shard_with_more_records_than_listed_is_named(directory):
+    test_shard = directory / SHARD.replace("train", "test")
+    shutil.copyfile(directory / SHARD, test_shard)
+    with pytest.raises(InputError, match="60 records where 20 are listed") as error:
+        resolve(f"tfds:{directory}").load()
+    assert str(test_shard) in one_line(error)
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_of_several_shards_the_damaged_one_is_named(tmp_path, write_tfds, shard):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "x": tfds.features.Tensor(shape=(8,), dtype=np.float32),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    rows = [{"x": np.full(8, i, np.float32), "label": i % 2} for i in range(30)]
+    directory = write_tfds(tmp_path / "t", features, {"train": rows}, num_shards=3)
+    paths = sorted(directory.glob("*.array_record-*"))
+    assert len(paths) == 3
+    content = bytearray(paths[shard].read_bytes())
+    content[100] ^= 1  # in the header of the first record, which only reading it reveals
+    paths[shard].write_bytes(content)
+    with pytest.raises(InputError, match="damaged or missing") as error:
+        resolve(f"tfds:{directory}").load()
+    assert str(paths[shard]) in one_line(error)
+
+
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 @pytest.mark.parametrize("damage", [truncate(40), truncate(0)])
 def test_damaged_metadata_are_named(directory, name, damage):
@@ -76,6 +105,18 @@ def test_a_tfrecord_directory_is_refused_with_the_conversion(directory):
     with pytest.raises(InputError, match="in tfrecord format, wanted array_record") as error:
         resolve(f"tfds:{directory}").load()
     assert f"tfds convert_format --dataset_version_dir={directory}" in one_line(error)
+
+
+@pytest.mark.parametrize("package", ["tensorflow_datasets", "array_record"])
+def test_without_tfds_the_extra_is_named(directory, monkeypatch, package):
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    for spec in ("mnist", f"tfds:{directory}"):
+        with pytest.raises(InputError, match=r"not installed: pip install 'ici\[tfds\]'$") as error:
+            resolve(spec).load()
+        assert package in one_line(error)
+    assert not root().exists()
 
 
 def test_a_half_prepared_directory_is_refused(directory):

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,8 +68,6 @@ def test_imdb_reviews_end_to_end(prepared, originals):
     assert len(dataset.train) + len(dataset.validation) == n_train
     assert len(dataset.test) == len(originals.reviews["test"])
     assert np.bincount(dataset.validation.labels).tolist() == [2, 2]
-    held_out = {dataset.decode(row) for row in dataset.validation.inputs}
-    assert all(text.startswith("train") for text in held_out)
     seen = [
         (dataset.decode(row), int(label))
         for row, label in zip(dataset.train.inputs, dataset.train.labels, strict=True)
@@ -79,6 +76,14 @@ def test_imdb_reviews_end_to_end(prepared, originals):
     assert set(seen) <= wanted
     assert ("bad byte", 0) in seen
     assert ("<unk>", 1) in seen
+
+
+def test_reviews_that_occur_twice_are_never_held_out(prepared):
+    copied(prepared, "imdb_reviews", own_directory("imdb_reviews"))
+    for seed in range(12):
+        dataset = ImdbReviews(max_tokens=6, split_seed=seed).load()
+        held_out = [dataset.decode(row) for row in dataset.validation.inputs]
+        assert all(text.startswith("train") for text in held_out)
 
 
 def test_mnist_end_to_end(prepared, originals):
@@ -140,33 +145,7 @@ def test_a_directory_that_was_prepared_again_is_read_again(prepared, tmp_path):
     assert config.load().input_kind == "tokens"
 
 
-def write_tfds(directory: Path, features, splits, supervised_keys=None):
-    """Prepares made-up examples with a builder of its own."""
-    import tensorflow_datasets as tfds
-
-    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = "made"
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=supervised_keys,
-            )
-
-        def _split_generators(self, dl_manager):
-            return {name: self._generate_examples(rows) for name, rows in splits.items()}
-
-        def _generate_examples(self, rows):
-            yield from enumerate(rows)
-
-    builder = Made(data_dir=str(directory), file_format="array_record")
-    builder.download_and_prepare()
-    return Path(builder.data_dir)
-
-
-def test_vectors_with_own_validation_and_no_test(tmp_path):
+def test_vectors_with_own_validation_and_no_test(tmp_path, write_tfds):
     import tensorflow_datasets as tfds
 
     features = {
@@ -183,7 +162,7 @@ def test_vectors_with_own_validation_and_no_test(tmp_path):
     assert len(dataset.test) == 0
 
 
-def test_features_that_leave_a_choice(tmp_path):
+def test_features_that_leave_a_choice(tmp_path, write_tfds):
     import tensorflow_datasets as tfds
 
     features = {
@@ -201,7 +180,7 @@ def test_features_that_leave_a_choice(tmp_path):
     assert dataset.decode(dataset.train.inputs[0])[0] == "t"
 
 
-def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
+def test_labels_that_are_not_whole_numbers_are_refused(tmp_path, write_tfds):
     import tensorflow_datasets as tfds
 
     features = {
@@ -215,7 +194,7 @@ def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
         TfdsDirectory(str(directory)).load()
 
 
-def test_supervised_keys_decide(tmp_path):
+def test_supervised_keys_decide(tmp_path, write_tfds):
     import tensorflow_datasets as tfds
 
     features = {
@@ -225,13 +204,13 @@ def test_supervised_keys_decide(tmp_path):
         "z": tfds.features.ClassLabel(num_classes=9),
     }
     rows = [{"a": f"a{i}", "b": f"b{i}", "y": i % 2, "z": 0} for i in range(30)]
-    directory = write_tfds(tmp_path / "t", features, {"train": rows}, ("b", "y"))
+    directory = write_tfds(tmp_path / "t", features, {"train": rows}, supervised_keys=("b", "y"))
     dataset = TfdsDirectory(str(directory)).load()
     assert dataset.n_classes == 2
     assert dataset.decode(dataset.train.inputs[0])[0] == "b"
 
 
-def test_images_of_several_sizes_and_missing_train_are_refused(tmp_path):
+def test_several_shapes_and_missing_train_are_refused(tmp_path, write_tfds):
     import tensorflow_datasets as tfds
 
     features = {
@@ -247,6 +226,7 @@ def test_images_of_several_sizes_and_missing_train_are_refused(tmp_path):
         TfdsDirectory(str(without)).load()
 
 
+@pytest.mark.multiprocess
 def test_two_processes_prepare_at_once(originals, serve, data_dir, monkeypatch):
     code = "from ici.data import resolve; print(resolve('mnist').load().digest)"
     with serve(originals.directory) as url:
@@ -278,3 +258,31 @@ def test_the_slower_of_two_takes_the_directory_of_the_faster(
         directory = prepare("mnist")
     assert len(read_split(open_directory(directory, ""), "train", "")[0]) == 60
     assert [path.name for path in directory.parent.iterdir()] == ["3.0.1"]
+
+
+def test_the_split_seed_orders_every_split(prepared):
+    copied(prepared, "mnist", own_directory("mnist"))
+    first, second = (Mnist(split_seed=seed).load().test for seed in (0, 1))
+    assert sorted(first.labels) == sorted(second.labels)
+    assert first.labels.tolist() != second.labels.tolist()
+
+
+def test_other_contents_under_the_same_names_are_read_again(tmp_path, write_tfds):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "x": tfds.features.Tensor(shape=(1,), dtype=np.float32),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    one, two = (
+        write_tfds(
+            tmp_path / str(value),
+            features,
+            {"train": [{"x": np.full(1, value, np.float32), "label": i % 2} for i in range(20)]},
+        )
+        for value in (1, 2)
+    )
+    config = TfdsDirectory(str(one))
+    assert set(config.load().train.inputs.ravel()) == {1.0}
+    shutil.copytree(two, one, dirs_exist_ok=True)
+    assert set(config.load().train.inputs.ravel()) == {2.0}

@@ -10,9 +10,10 @@ from matplotlib.image import imread
 
 from ici.errors import InputError
 from ici.report.figures import draw_all, telling_lr
-from ici.report.layer_inputs import draw_layer_inputs
+from ici.report.layer_inputs import draw_layer_inputs, few_sites
 from ici.report.losses import draw_final_loss, draw_loss_curves
 from ici.report.shift_map import draw_shift_map
+from ici.report.style import VERMILLION
 
 KINDS = ("layer_inputs", "shift_map", "loss_curves", "final_loss")
 RUN = {"norm": "none", "lr": 0.1}
@@ -183,10 +184,14 @@ def test_layer_inputs_are_percentiles_over_units_of_the_surviving_seeds():
     records.probe["mean"][:] = units[None, None, :, None, None, :]
     figure = draw_layer_inputs(records, 0.1)
     np.testing.assert_allclose(line_of(figure, 0, "mean of a unit"), np.median(units))
-    (band, _) = figure.axes[0].collections
+    (band,) = figure.axes[0].collections
     y = band.get_paths()[0].vertices[:, 1]
     # float32 records
     np.testing.assert_allclose([y.min(), y.max()], np.percentile(units, [15, 85]), rtol=1e-6)
+    records.probe["std"][:] = units[None, None, :, None, None, :]
+    axes = draw_layer_inputs(records, 0.1).axes[0]
+    stds = sorted(line.get_ydata()[0] for line in axes.lines if line.get_color() == VERMILLION)
+    np.testing.assert_allclose(stds, np.percentile(units, [15, 50, 85]), rtol=1e-6)
     diverge(records, 12, **RUN, seed=2)
     figure = draw_layer_inputs(records, 0.1)
     np.testing.assert_allclose(line_of(figure, 0, "mean of a unit"), np.median(units[:2]))
@@ -201,6 +206,14 @@ def test_layer_inputs_of_diverged_runs_show_the_longest():
     figure = draw_layer_inputs(records, 0.1)
     np.testing.assert_array_equal(line_of(figure, 0, "mean of a unit"), [1, 1, 1, np.nan])
     assert "longest of 3 diverged seeds" in words(figure)
+
+
+def test_few_sites_are_of_one_kind_from_first_to_last():
+    sites = [f"blocks/{i}/{kind}" for i in range(10) for kind in ("linear", "norm")] + ["head"]
+    expected = ["blocks/0/linear", "blocks/4/linear", "blocks/9/linear", "head"]
+    assert few_sites(sites) == expected
+    assert few_sites(sites[-3:]) == sites[-3:]
+    assert few_sites(["a", "b", "c", "d", "e"]) == ["a", "c", "d", "e"]
 
 
 def test_shift_map_holds_the_median_shift_above_its_floor():

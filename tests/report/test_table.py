@@ -86,6 +86,11 @@ def test_a_row_in_which_everything_diverged():
     assert line.split() == ["none", "0.1", "∞", "–", "–", "–", "3/3", "–", "–"]
 
 
+def test_nothing_happened_is_exactly_zero():
+    line = row(printed(blank(steps=300)), "none", "0.1")
+    assert line.split() == ["none", "0.1", "∞", "1.00†", "0.0", "0", "0/3", "0", "0"]
+
+
 def test_one_seed_has_no_intervals():
     text = printed(blank(seeds=(5,), steps=300))
     assert "One seed, so no intervals." in text and "[" not in text
