@@ -7,12 +7,10 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import zoo
 from flax import nnx
 
-import ici
 from ici.adapt import Variables, from_linen, from_nnx
 from ici.errors import InputError
 from ici.measure import Moments
@@ -333,35 +331,3 @@ def test_probe_is_checked_at_birth():
     ):
         with pytest.raises(InputError, match=message):
             Probe(**bad)
-
-
-def test_train_step_probes_on_its_cadence_with_two_programs():
-    model = nnx_model(dropout=0.1)
-    optimizer = optax.adam(1e-2)
-    step = ici.make_train_step(model, optimizer, probe=Probe(every=3))
-    state = ici.init_train_state(model, optimizer, KEY, X)
-    labels = jnp.asarray(np.arange(16) % 2)
-    losses, probed = [], []
-    for i in range(9):
-        before = Variables(*jax.tree.map(jnp.copy, (state.params, state.state)))
-        state, metrics = step(state, (X, labels))
-        losses.append(float(metrics.loss))
-        probed.append(metrics.taps is not None)
-        if metrics.taps is not None:
-            expected = model.apply(before, X, probe=EVERY)[2]
-            for site in expected:  # of the forward pass that trained: parameters before the update
-                equal(metrics.taps[site], expected[site], rtol=1e-4, atol=1e-5)
-        assert np.isfinite(metrics.grad_norm)
-        assert state.step == i + 1
-    assert probed == [True, False, False] * 3
-    assert losses[-1] < losses[0]
-
-
-def test_train_step_takes_linen_and_reports_cotangents():
-    model = from_linen(zoo.LinenChain(dropout=0.2))
-    optimizer = optax.sgd(1e-2)
-    step = ici.make_train_step(model, optimizer, probe=Probe(every=1, cotangents=True))
-    state = ici.init_train_state(model, optimizer, KEY, X)
-    _, metrics = step(state, (X, jnp.asarray(np.arange(16) % 2)))
-    assert set(metrics.taps.cotangents) == set(metrics.taps)
-    assert (metrics.taps.cotangents["head"].std > 0).all()

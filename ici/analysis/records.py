@@ -5,45 +5,27 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ici.errors import InputError
+from ici.store.results import Results
 
 NODES = ("train", "probe", "reference", "evaluation", "runs")
 COMPARED = ("norm", "lr", "seed")
 
 
-class Records(Protocol):
-    """The labelled record of an experiment; `ici.open` gives one.
+@dataclass(frozen=True)
+class Selection:
+    """Some runs of a record, with the parts of a whole one.
 
     ``train``: loss, grad_norm ``(run…, step)``. ``probe`` and ``reference``: mean, std
     ``(run…, step, site, feature)`` and count ``(run…, step, site)``. ``evaluation``: loss,
     accuracy ``(run…, step)``. ``runs``: diverged_at ``(run…)``, NaN for never. The run
     dimensions are norm, lr, seed, depth and any other that was swept.
     """
-
-    @property
-    def train(self) -> xr.Dataset: ...
-    @property
-    def probe(self) -> xr.Dataset: ...
-    @property
-    def reference(self) -> xr.Dataset: ...
-    @property
-    def evaluation(self) -> xr.Dataset: ...
-    @property
-    def runs(self) -> xr.Dataset: ...
-    @property
-    def experiment(self) -> dict[str, Any]: ...
-    @property
-    def path(self) -> Path: ...
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some runs of a record: a `Records` itself."""
 
     train: xr.Dataset
     probe: xr.Dataset
@@ -52,6 +34,9 @@ class Selection:
     runs: xr.Dataset
     experiment: dict[str, Any]
     path: Path
+
+
+Records = Results | Selection
 
 
 def select(results: Records, **labels: Any) -> Selection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from conftest import losses
+from tiny import losses
 
 from ici.engine.lane import NEVER, Arrays
 from ici.probe import Probe
