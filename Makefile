@@ -3,21 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 JOBS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# What runs once more in Flax's tree mode: whatever builds or wraps a module.
+TREE_MODE_TESTS = $(wildcard tests/test_adapt*.py tests/test_probe*.py tests/models tests/engine)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-sgd test slow check format bench clean
+.PHONY: help install demo demo-sgd test slow tree-mode check format bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## build .venv with the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 ..."; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[test]'
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "$(PYTHON) is not there: wanted Python 3.11 or newer; make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1): wanted 3.11 or newer; make PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	@echo "Building .venv: some 250 MB to download, a minute or two."
+	@"$(PYTHON)" -m venv .venv
+	@$(PIP) --editable '.[demo,test]'
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## the movie-review experiment: three norms, eight learning rates, three seeds
@@ -29,8 +36,15 @@ demo-sgd: $(STAMP)  ## the same with plain mini-batch SGD
 test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) -q
 
+# pytest's status 5 says that there was nothing to run.
 slow: $(STAMP)  ## the slow tests
-	$(BIN)/python -m pytest -m slow -n $(JOBS) -q
+	@$(BIN)/python -m pytest -m slow -n $(JOBS) -q; status=$$?; \
+	  if [ $$status -eq 5 ]; then echo "There are no slow tests."; else exit $$status; fi
+
+tree-mode: $(STAMP)  ## the fast tests of models, adapters and engine in Flax's tree mode
+	$(if $(TREE_MODE_TESTS),,$(error no tests of models, adapters or engine found under tests/))
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false \
+	  $(BIN)/python -m pytest -m "not slow" -n $(JOBS) -q $(TREE_MODE_TESTS)
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
@@ -41,11 +55,9 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the benchmark table (PyTorch is compared where it can be installed)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]' || \
-	  echo "PyTorch could not be installed: its rows are skipped."
+bench: $(STAMP)  ## the benchmark table (compares PyTorch where it is installed: .venv/bin/pip install torch)
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove .venv and caches; records in runs/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, caches and build products; records in runs/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	find ici tests benchmarks experiments -name __pycache__ -type d -prune -exec rm -rf {} +

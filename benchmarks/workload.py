@@ -177,7 +177,11 @@ def product_work(n: int) -> Work:
     """One n×n float32 matrix product."""
     a, b = (jax.random.normal(jax.random.key(i), (n, n)) for i in range(2))
     multiply = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(multiply(a, b)) and None
+
+    def work() -> None:
+        multiply(a, b).block_until_ready()
+
+    return work
 
 
 def build_fleets(

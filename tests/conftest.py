@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
-# JAX fixes the number of devices when it starts: before anything is computed.
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# JAX fixes the number of devices when it starts, and processes that tests start inherit it. A GPU
+# would hide the virtual devices; to test on one: JAX_PLATFORMS=cuda make test
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import hypothesis
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a property compiles and the others don't: their times say nothing. Failures
+# are not remembered in the checkout; where CI sets itself up, every run tries the same examples.
+hypothesis.settings.register_profile("local", deadline=None, database=None)
+hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def compile_once(tmp_path_factory):
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests compile the same small programs over and over: share them within one session."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
@@ -27,12 +38,17 @@ def compile_once(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_data_cache(tmp_path_factory):
+def own_data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared data goes to a folder of this session, never to the user's."""
     folder = tmp_path_factory.mktemp("data-cache")
-    before = os.environ.get("ICI_DATA_DIR")
-    os.environ["ICI_DATA_DIR"] = str(folder)
-    yield folder
-    os.environ.pop("ICI_DATA_DIR")
-    if before is not None:
-        os.environ["ICI_DATA_DIR"] = before
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("ICI_DATA_DIR", str(folder / "ici"))
+        monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "tfds"))
+        yield folder / "ici"
+
+
+@pytest.fixture
+def transfer_guard() -> Iterator[None]:
+    """Fails a test that moves arrays between host and device without saying so."""
+    with jax.transfer_guard("disallow"):
+        yield
