@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1): wanted 3.11 or newer; make PYTHON=python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: python3-venv)" >&2; exit 1; }
-	@echo "Building .venv: some 250 MB to download, a minute or two."
+	@echo "Building .venv: some 400 MB to download, a minute or two."
 	@"$(PYTHON)" -m venv .venv
 	@$(PIP) --editable '.[demo,test]'
 	@touch $(STAMP)

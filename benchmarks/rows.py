@@ -85,6 +85,8 @@ class Row:
         }
 
 
-def ratios(seconds: dict[str, list[float]], slow: str, fast: str, scale: float = 1.0) -> list[float]:
+def ratios(
+    seconds: dict[str, list[float]], slow: str, fast: str, scale: float = 1.0
+) -> list[float]:
     """``scale · slow / fast`` round by round."""
     return [scale * s / f for s, f in zip(seconds[slow], seconds[fast], strict=True)]

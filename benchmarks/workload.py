@@ -6,7 +6,6 @@ Builders run inside a contestant's process and return named pieces of work.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,11 +148,11 @@ def fleet_work(task: Task, probe: Probe | None, devices: int, lanes: int) -> Wor
     return work
 
 
-def loop_work(task: Task, probe: Probe | None) -> Work:
-    """The same steps of one run from a Python loop over a compiled step.
+def loop_work(task: Task, probe: Probe | None, runs: int) -> Work:
+    """The steps of `runs` runs, one after the other, from a Python loop over a compiled step.
 
-    Its batches lie ready on the device, it checks nothing for divergence, and it waits once, at
-    the end: all in its favour.
+    Its batches lie ready on the device, it checks nothing for divergence, and it waits once per
+    run, at the end: all in its favour.
     """
     inputs, labels = task.data()
     batches = [(jnp.asarray(inputs[i]), jnp.asarray(labels[i])) for i in task.indices(1)[0]]
@@ -164,22 +163,23 @@ def loop_work(task: Task, probe: Probe | None) -> Work:
 
     def work() -> None:
         nonlocal state
-        records = []
-        for batch in batches:
-            state, metrics = step(state, batch)
-            records.append(metrics)
-        jax.block_until_ready((state.params, records))
+        for _ in range(runs):
+            records = []
+            for batch in batches:
+                state, metrics = step(state, batch)
+                records.append(metrics)
+            jax.block_until_ready((state.params, records))
 
     return work
 
 
-def product_work(n: int) -> Work:
-    """One n×n float32 matrix product."""
+def product_work(n: int, count: int = 1) -> Work:
+    """`count` n×n float32 matrix products."""
     a, b = (jax.random.normal(jax.random.key(i), (n, n)) for i in range(2))
     multiply = jax.jit(jnp.matmul)
 
     def work() -> None:
-        multiply(a, b).block_until_ready()
+        jax.block_until_ready([multiply(a, b) for _ in range(count)])
 
     return work
 
@@ -192,14 +192,13 @@ def build_fleets(
     return {name: fleet_work(task, probe, n, lanes) for name, (probe, n) in fleets.items()}
 
 
-def build_loop(task: Task, probe: Probe | None) -> dict[str, Work]:
+def build_loop(task: Task, probe: Probe | None, runs: int) -> dict[str, Work]:
     """The loop on one device, whose programs may use every core."""
     claim(1)
-    return {"loop": loop_work(task, probe)}
+    return {"loop": loop_work(task, probe, runs)}
 
 
-def build_products(sizes: tuple[int, ...]) -> dict[str, Work]:
-    """Matrix products on one device, which may use every core."""
+def build_products(counts: dict[int, int]) -> dict[str, Work]:
+    """Matrix products by size, each repeated, on one device, which may use every core."""
     claim(1)
-    return {str(n): product_work(n) for n in sizes}
-
+    return {str(n): product_work(n, count) for n, count in counts.items()}

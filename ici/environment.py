@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("ici", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
+DISTRIBUTION = "ici-instrument"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 
 
 def version(package: str) -> str | None:
@@ -55,7 +56,8 @@ def environment() -> dict[str, Any]:
     """JSON-able description of this process's software and hardware. Starts JAX."""
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": {"ici": version(DISTRIBUTION), "python": platform.python_version()}
+        | {p: version(p) for p in PACKAGES},
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

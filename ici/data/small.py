@@ -29,7 +29,7 @@ class Digits(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "vectors"
-    needs: ClassVar[str] = "the package scikit-learn: pip install 'ici[demo]'"
+    needs: ClassVar[str] = "the package scikit-learn: pip install -e '.[demo]' in the checkout"
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed)
@@ -40,7 +40,7 @@ class Digits(CachedData):
         except ImportError:
             raise InputError(
                 "data set 'digits' wants the package scikit-learn, which is not installed: "
-                "pip install 'ici[demo]'"
+                "pip install -e '.[demo]' in the checkout"
             ) from None
         inputs, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
         rows = stratified_split(labels, self.split_seed)

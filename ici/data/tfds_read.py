@@ -79,7 +79,7 @@ def import_tfds() -> Any:
     except ImportError as error:
         raise InputError(
             f"TFDS directories want the package {error.name}, which is not installed: "
-            "pip install 'ici[tfds]'"
+            "pip install -e '.[tfds]' in the checkout"
         ) from None
     return tfds
 

@@ -24,7 +24,7 @@ from ici.data.text import (
 from ici.errors import InputError
 
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_NEEDS = "pip install 'ici[tfds]', and network once or a directory prepared as ArrayRecord"
+_NEEDS = "pip install -e '.[tfds]', and network once or a directory prepared as ArrayRecord"
 
 
 @register("imdb_reviews")
@@ -90,7 +90,9 @@ class TfdsDirectory(CachedData):
     label_feature: str = ""
 
     kind: ClassVar[str] = "any"
-    needs: ClassVar[str] = "pip install 'ici[tfds]', and tfds:DIRECTORY, prepared as ArrayRecord"
+    needs: ClassVar[str] = (
+        "pip install -e '.[tfds]' in the checkout, and tfds:DIRECTORY, prepared as ArrayRecord"
+    )
 
     def __post_init__(self) -> None:
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)

@@ -64,7 +64,10 @@ class Results:
     @cached_property
     def runs(self) -> xr.Dataset:
         """Per run: ``diverged_at``, the step whose update was refused; NaN where none was."""
-        return self._node("runs").isel(step=-1, drop=True)
+        runs = self._node("runs")
+        if not runs.sizes["step"]:
+            raise InputError(f"{self.path} has no committed step yet: wait for its first ones.")
+        return runs.isel(step=-1, drop=True)
 
     def _node(self, node: str) -> xr.Dataset:
         parts = []

@@ -19,7 +19,7 @@ def test_listing_tells_what_is_prepared_and_what_is_needed():
     assert row("digits")["prepared"] == "yes"
     assert row("synthetic")["prepared"] == "not needed"
     assert row("tfds")["prepared"] == "-"
-    assert "ici[demo]" in row("movie_reviews")["needs"]
+    assert ".[demo]" in row("movie_reviews")["needs"]
     assert "network" in row("mnist")["needs"]
     assert [set(row) for row in commands.listing()] == [{"name", "kind", "needs", "prepared"}] * 6
 

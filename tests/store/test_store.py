@@ -23,6 +23,7 @@ def layout(sites=("a", "b"), features=(2, 4)):
         {
             "train": Node(np.arange(10), 4, {"loss": Variable()}),
             "probe": Node(np.arange(0, 10, 5), 1, {"mean": Variable(("site", "feature"))}),
+            "runs": Node(np.array([10]), 1, {"diverged_at": Variable()}),
         },
     )
 
@@ -180,4 +181,13 @@ def test_manifest_is_replaced_whole(tmp_path, monkeypatch):
 def test_too_little_disk_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match=r"may take \d+ MiB"):
         check_space(tmp_path / "new", 2**70)
-    assert layout().n_bytes() == 4 * 6 * (10 + 2 * 2 * 4)
+    assert layout().n_bytes() == 4 * 6 * (10 + 2 * 2 * 4 + 1)
+
+
+def test_record_without_a_committed_step_says_so(tmp_path):
+    writer(tmp_path)
+    with pytest.raises(InputError, match="no committed step yet"):
+        open_results(tmp_path).runs  # noqa: B018
+    manifest().write(tmp_path)
+    with pytest.raises(InputError, match="no committed group yet"):
+        open_results(tmp_path).train  # noqa: B018
