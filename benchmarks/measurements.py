@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import workload
+from benchmarks import jax_work
 from benchmarks.contestants import Process, take_turns, together
 from benchmarks.rows import Row, Target, ratios
 from benchmarks.sizes import Size
@@ -26,13 +26,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _task(size: Size, width: int, **changes) -> workload.Task:
-    return workload.Task(width, size.depth, size.batch_size, size.chunk_steps, **changes)
+def _task(size: Size, width: int, **changes) -> jax_work.Task:
+    return jax_work.Task(width, size.depth, size.batch_size, size.chunk_steps, **changes)
 
 
-def _fleets(size: Size, task: workload.Task, **fleets) -> Process:
+def _fleets(size: Size, task: jax_work.Task, **fleets) -> Process:
     return Process(
-        workload.build_fleets, task=task, lanes=size.lanes, devices=cores(), fleets=fleets
+        jax_work.build_fleets, task=task, lanes=size.lanes, devices=cores(), fleets=fleets
     )
 
 
@@ -42,8 +42,8 @@ def throughput(size: Size) -> list[Row]:
     for width, bound in zip(size.widths, (2.5, 3.0), strict=True):
         task = _task(size, width)
         with (
-            _fleets(size, task, fleet=(workload.LAYER_INPUTS, cores())) as fleet,
-            Process(workload.build_loop, task=task, probe=workload.LAYER_INPUTS) as loop,
+            _fleets(size, task, fleet=(jax_work.LAYER_INPUTS, cores())) as fleet,
+            Process(jax_work.build_loop, task=task, probe=jax_work.LAYER_INPUTS) as loop,
         ):
             seconds = take_turns(
                 {"fleet": lambda: fleet.seconds("fleet"), "loop": lambda: loop.seconds("loop")},
@@ -86,7 +86,7 @@ def pytorch(size: Size) -> list[Row]:
     for width, bound in zip(size.widths, (2.5, 5.0), strict=True):
         task = _task(size, width)
         with (
-            _fleets(size, task, fleet=(workload.LAYER_INPUTS, cores())) as fleet,
+            _fleets(size, task, fleet=(jax_work.LAYER_INPUTS, cores())) as fleet,
             Process(torch_work.build_loop, task=task, threads=2) as threaded,
             Process(torch_work.build_loop, task=task, threads=1) as one,
             Process(torch_work.build_loop, task=task, threads=1) as other,
@@ -126,7 +126,7 @@ def arithmetic(size: Size) -> list[Row]:
     task = _task(size, size.widths[0])
     with (
         _fleets(size, task, fleet=(None, cores())) as fleet,
-        Process(workload.build_products, sizes=size.products) as products,
+        Process(jax_work.build_products, sizes=size.products) as products,
     ):
         turns: dict[str, Callable[[], float]] = {"fleet": lambda: fleet.seconds("fleet")}
         for name in products.names:
@@ -147,11 +147,11 @@ def probes(size: Size) -> list[Row]:
     """What watching costs, against the same fleet with no probe in its program."""
     task = _task(size, size.widths[0])
     n = cores()
-    tenth = workload.Probe(select=workload.nnx.Linear, every=10)
+    tenth = jax_work.Probe(select=jax_work.nnx.Linear, every=10)
     kinds = {
         "fleet, none": (None, n),
-        "fleet, layer inputs": (workload.LAYER_INPUTS, n),
-        "fleet, every site": (workload.EVERY_SITE, n),
+        "fleet, layer inputs": (jax_work.LAYER_INPUTS, n),
+        "fleet, every site": (jax_work.EVERY_SITE, n),
         "fleet, every tenth step": (tenth, n),
     }
     with _fleets(size, task, **kinds) as fleets:
@@ -174,7 +174,7 @@ def probes(size: Size) -> list[Row]:
 def memory(size: Size) -> list[Row]:
     """Extra peak memory of a probed step, from the compiler's own analysis."""
     task = _task(size, size.widths[0])
-    with Process(workload.build_memory, task=task) as process:
+    with Process(jax_work.build_memory, task=task) as process:
         plain, probed = (float(name.split()[1]) for name in process.names)
     label = f"extra peak memory of a probed step, {size.depth}×{task.width}"
     notes = {"plain_bytes": plain, "probed_bytes": probed}
@@ -186,7 +186,7 @@ def memory(size: Size) -> list[Row]:
 def devices(size: Size) -> list[Row]:
     """All cores as devices against one."""
     task = _task(size, size.widths[0])
-    kinds = {"fleet, 1": (workload.LAYER_INPUTS, 1), "fleet, 2": (workload.LAYER_INPUTS, 2)}
+    kinds = {"fleet, 1": (jax_work.LAYER_INPUTS, 1), "fleet, 2": (jax_work.LAYER_INPUTS, 2)}
     if cores() < 2:
         return [Row("devices", "2 devices over 1", "x", skipped="this machine has one core")]
     with _fleets(size, task, **kinds) as fleets:
@@ -203,7 +203,7 @@ def text(size: Size) -> list[Row]:
     rows = []
     for norm in ("none", "batch", "layer"):
         task = _task(size, size.widths[0], norm=norm, is_text=True)
-        with _fleets(size, task, fleet=(workload.Probe(every=10), cores())) as fleet:
+        with _fleets(size, task, fleet=(jax_work.Probe(every=10), cores())) as fleet:
             times = [fleet.seconds("fleet") for _ in range(max(2, size.rounds // 2))]
         values = [size.lanes * size.chunk_steps / t for t in times]
         label = f"text {size.depth}×{task.width}, norm {norm}, probe every=10"

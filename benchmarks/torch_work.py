@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.contestants import Work
-from benchmarks.workload import LEARNING_RATE, Task
+from benchmarks.jax_work import LEARNING_RATE, Task
 
 
 def build_loop(task: Task, threads: int) -> dict[str, Work]:

@@ -148,11 +148,11 @@ def fleet_work(task: Task, probe: Probe | None, devices: int, lanes: int) -> Wor
     return work
 
 
-def loop_work(task: Task, probe: Probe | None, runs: int) -> Work:
-    """The steps of `runs` runs, one after the other, from a Python loop over a compiled step.
+def loop_work(task: Task, probe: Probe | None) -> Work:
+    """The same steps of one run from a Python loop over a compiled step.
 
-    Its batches lie ready on the device, it checks nothing for divergence, and it waits once per
-    run, at the end: all in its favour.
+    Its batches lie ready on the device, it checks nothing for divergence, and it waits once, at
+    the end: all in its favour.
     """
     inputs, labels = task.data()
     batches = [(jnp.asarray(inputs[i]), jnp.asarray(labels[i])) for i in task.indices(1)[0]]
@@ -163,23 +163,22 @@ def loop_work(task: Task, probe: Probe | None, runs: int) -> Work:
 
     def work() -> None:
         nonlocal state
-        for _ in range(runs):
-            records = []
-            for batch in batches:
-                state, metrics = step(state, batch)
-                records.append(metrics)
-            jax.block_until_ready((state.params, records))
+        records = []
+        for batch in batches:
+            state, metrics = step(state, batch)
+            records.append(metrics)
+        jax.block_until_ready((state.params, records))
 
     return work
 
 
-def product_work(n: int, count: int = 1) -> Work:
-    """`count` n×n float32 matrix products."""
+def product_work(n: int) -> Work:
+    """One n×n float32 matrix product."""
     a, b = (jax.random.normal(jax.random.key(i), (n, n)) for i in range(2))
     multiply = jax.jit(jnp.matmul)
 
     def work() -> None:
-        jax.block_until_ready([multiply(a, b) for _ in range(count)])
+        multiply(a, b).block_until_ready()
 
     return work
 
@@ -192,13 +191,37 @@ def build_fleets(
     return {name: fleet_work(task, probe, n, lanes) for name, (probe, n) in fleets.items()}
 
 
-def build_loop(task: Task, probe: Probe | None, runs: int) -> dict[str, Work]:
+def build_loop(task: Task, probe: Probe | None) -> dict[str, Work]:
     """The loop on one device, whose programs may use every core."""
     claim(1)
-    return {"loop": loop_work(task, probe, runs)}
+    return {"loop": loop_work(task, probe)}
 
 
-def build_products(counts: dict[int, int]) -> dict[str, Work]:
-    """Matrix products by size, each repeated, on one device, which may use every core."""
+def build_products(sizes: tuple[int, ...]) -> dict[str, Work]:
+    """Matrix products on one device, which may use every core."""
     claim(1)
-    return {str(n): product_work(n, count) for n, count in counts.items()}
+    return {str(n): product_work(n) for n in sizes}
+
+
+def build_memory(task: Task) -> dict[str, Work]:
+    """Peak bytes of one compiled training step, plain and probed, told in the names."""
+    claim(1)
+    inputs, labels = task.data()
+    batch = Arrays(jnp.asarray(inputs), jnp.asarray(labels))
+    peaks: dict[str, Work] = {}
+    for name, probe in (("plain", None), ("probed", LAYER_INPUTS)):
+        lanes = program(task, LAYER_INPUTS)
+        hyper = Hyper(jnp.float32(LEARNING_RATE), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+        lane = jax.eval_shape(lambda h, p=lanes: p.init(h, batch.inputs[:1]), hyper)
+        indices = jnp.zeros(task.batch_size, jnp.int32)
+
+        def step(lane: Lane, indices: Array, p: Any = lanes, probe: Any = probe) -> Any:
+            return p.step(lane, jnp.int32(0), indices, batch, probe)
+
+        compiled = jax.jit(step, donate_argnums=0).lower(lane, indices).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        peak = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+        peak += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        peaks[f"{name} {peak}"] = lambda: None
+    return peaks
