@@ -15,7 +15,7 @@ from ici.analysis.shifts import reference_shift, shared_sites
 from ici.analysis.summary import over_seeds
 from ici.report.style import describe_seeds, new_figure, step_axis
 
-DECADES = 4
+DECADES = 6
 
 _MAX_LABELS = 24
 
