@@ -8,10 +8,11 @@ sow *already reduced* statistics of what they receive.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,8 +24,8 @@ from jax import Array
 
 from ici.errors import InputError
 from ici.measure.statistics import Moments
-from ici.probe import Probe, Taps, watch_cotangent
-from ici.sites import collect, read
+from ici.probe import Probe, Site, Taps
+from ici.sites import Sinks, collect, input_first, read, watchable
 
 PyTree = Any
 _TAP = "ici_input"
@@ -71,10 +72,6 @@ class Model:
         return {s: Moments.empty(d) for s, d in zip(taps.sites, taps.features, strict=True)}
 
 
-def _watchable(x: Any) -> bool:
-    return isinstance(x, jax.Array) and x.ndim >= 1 and jnp.issubdtype(x.dtype, jnp.floating)
-
-
 # -- conventions for training and evaluation ---------------------------------------------------
 
 _TRAIN_ARGUMENTS = ("train", "training", "is_training")
@@ -89,16 +86,6 @@ def _mode_arguments(call: Callable[..., Any], train: bool) -> dict[str, bool]:
     }
 
 
-def _with_cotangent(
-    args: tuple[Any, ...], sinks: dict[str, Moments] | None, path: str, call: int
-) -> tuple[Any, ...]:
-    """`args` with its first entry watched, where a sink is given for this call."""
-    for name in (path, f"{path}#{call}"):
-        if sinks and name in sinks:
-            return (watch_cotangent(args[0], sinks[name]), *args[1:])
-    return args
-
-
 # -- NNX ---------------------------------------------------------------------------------------
 
 
@@ -106,6 +93,7 @@ class _Tap(nnx.Variable):
     """Holds the readings of one module during a capture."""
 
 
+_WATCHED = itertools.count()
 _PATCH = threading.RLock()
 
 
@@ -120,9 +108,13 @@ def _patched_calls(types: set[type], before: Callable[[Any, tuple[Any, ...]], tu
     def wrap(cls: type, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             # A subclass reaching here through super() has been seen under its own class.
-            return original(self, *(before(self, args) if type(self) is cls else args), **kwargs)
+            if type(self) is cls:
+                args, kwargs = input_first(original, args, kwargs)
+                args = before(self, args)
+            return original(self, *args, **kwargs)
 
-        return call
+        # The signature tells which mode keywords the module takes.
+        return functools.wraps(original)(call)
 
     with _PATCH:
         originals = {cls: cls.__call__ for cls in types}
@@ -147,6 +139,11 @@ class _Nnx:
     """The NNX side of `Model`."""
 
     def __init__(self, factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[..., Any] | None):
+        if isinstance(factory, nnx.Module):
+            raise InputError(
+                f"from_nnx: got a {type(factory).__name__}: wanted a function that builds one, "
+                "such as lambda rngs: Net(rngs=rngs)."
+            )
         self.factory = factory
         self.call = call
         abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -159,23 +156,25 @@ class _Nnx:
         self.types = {type(m) for _, m in nnx.iter_modules(abstract) if callable(m)}
         self.graph, *states = nnx.split(abstract, nnx.Param, ...)
         # Plain dictionaries sort their keys on their own terms, so remember which leaf is which.
-        self.structures, self.orders = [], []
+        self.structures, self.orders, self.pure = [], [], []
         self.leaves: dict[tuple[str, ...], Any] = {}
         for state in states:
             leaves, structure = jax.tree.flatten(state)
             numbered = nnx.to_pure_dict(jax.tree.unflatten(structure, range(len(leaves))))
             self.structures.append(structure)
             self.orders.append(jax.tree.leaves(numbered))
+            self.pure.append(jax.tree.structure(numbered))
             for path, variable in nnx.to_flat_state(state):
                 self.leaves[_path(path)] = variable.get_value()
+        self.weights = {_path(path)[:-1] for path, _ in nnx.to_flat_state(states[0])}
 
     def _state(self, index: int, pure: PyTree) -> Any:
         leaves = jax.tree.leaves(pure)
         placed: list[Any] = [None] * len(self.orders[index])
-        if len(leaves) != len(placed):
+        if jax.tree.structure(pure) != self.pure[index]:
             raise InputError(
                 f"variables with {len(leaves)} arrays given to {self.name}, which has "
-                f"{len(placed)}: wanted the variables that this model's init returned."
+                f"{len(placed)}, under the same names: wanted what this model's init returned."
             )
         for position, leaf in zip(self.orders[index], leaves, strict=True):
             placed[position] = leaf
@@ -213,23 +212,29 @@ class _Nnx:
 
     def _watched(self, module: Any, run: Any, probe: Probe, sinks: Any) -> tuple[Any, Taps]:
         order = itertools.count()
-        paths = {id(m): "/".join(_path(path)) for path, m in nnx.iter_modules(module)}
-        calls: dict[str, Iterator[int]] = {}
+        paths: dict[int, str] = {}
+        for path, m in nnx.iter_modules(module):
+            paths[id(m)] = "/".join(_path(path)) or type(m).__name__
+            # nnx.jit, remat and scan reuse the trace of an equal module, and with it readings
+            # taken for another layer, model or probe. A number of its own sets each apart.
+            m._ici_watched = next(_WATCHED)
+        watched = Sinks(sinks)
 
         def before(m: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            if not (args and _watchable(args[0]) and hasattr(m, "__captures__")):
+            if not (args and watchable(args[0]) and hasattr(m, "__captures__")):
+                return args
+            path = paths.get(id(m))
+            if not m.__captures__[0]._can_update:
+                site = Site(str(path), type(m), tuple(str(path).split("/")) in self.weights)
+                if probe.wants(site):
+                    raise InputError(
+                        f"{site.name} is called inside a transformation of plain JAX, which no "
+                        "reading can leave: wanted nnx.vmap, nnx.scan, nnx.remat or nnx.jit "
+                        "there, or a probe that selects other layers."
+                    )
                 return args
             m.sow(_Tap, _TAP, read(probe, args[0], next(order), type(m)))
-            path = paths.get(id(m))
-            if sinks and path is None:
-                raise InputError(
-                    f"cotangents of {type(m).__name__} inside a scan or remat: wanted modules "
-                    "that are called directly; set cotangents=False or unroll the layers."
-                )
-            if path is None:
-                return args
-            call = next(calls.setdefault(path, itertools.count()))
-            return _with_cotangent(args, sinks, path or type(m).__name__, call)
+            return args if path is None else watched.watch(args, path)
 
         with _patched_calls(self.types, before):
             out, captured = nnx.capture(run, _Tap)(module)
@@ -237,7 +242,7 @@ class _Nnx:
             (_path(path[:-1]), variable.get_value())
             for path, variable in nnx.to_flat_state(captured)
         ]
-        return out, collect(probe, readings, self.leaves)
+        return out, collect(probe, readings, self.leaves, self.weights, watched)
 
 
 def from_nnx(
@@ -304,34 +309,41 @@ class _Linen:
         streams = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rng_streams)}
         collections = state["collections"]
         order = itertools.count()
-        calls: dict[str, Iterator[int]] = {}
+        watched = Sinks(sinks)
 
         def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             m = context.module
-            if context.method_name != "__call__" or not (args and _watchable(args[0])):
+            args, kwargs = input_first(context.orig_method, args, kwargs)
+            if context.method_name != "__call__" or not (args and watchable(args[0])):
                 return next_call(*args, **kwargs)
             assert probe is not None
             m.sow(_TAP, _TAP, read(probe, args[0], next(order), type(m)))
-            path = "/".join(m.path)
-            call = next(calls.setdefault(path, itertools.count()))
-            watched = _with_cotangent(args, sinks, path or type(m).__name__, call)
-            return next_call(*watched, **kwargs)
+            path = "/".join(m.path) or type(m).__name__
+            return next_call(*watched.watch(args, path), **kwargs)
 
-        mutable = [*(collections if train else ()), *([_TAP] if probe else ())]
+        # In evaluation too: a BatchNorm that always uses the batch writes, to be dropped below.
+        mutable = [*collections, *([_TAP] if probe else ())]
         with nn.intercept_methods(tap) if probe else contextlib.nullcontext():
             out, updated = nn.apply(
                 lambda m: self._run(m, inputs, train), self.module, mutable=mutable
             )({"params": params, **collections}, rngs=streams)
         updated = dict(updated)
         captured = updated.pop(_TAP, {})
+        # What the module sows grows with every call: it is an output, not a state.
+        kept = {
+            k: v
+            for k, v in updated.items()
+            if train and jax.tree.structure(v) == jax.tree.structure(collections[k])
+        }
         new_state = {
-            "collections": {**collections, **updated},
+            "collections": {**collections, **kept},
             "rng": {"key": rng["key"], "count": rng["count"] + jnp.uint32(train)},
         }
         if probe is None:
             return out, new_state, None
-        leaves = _flat(params)
-        return out, new_state, collect(probe, _sown(captured), leaves)
+        leaves = _flat(nn.meta.unbox(params))
+        weights = {path[:-1] for path in leaves}
+        return out, new_state, collect(probe, _sown(captured), leaves, weights, watched)
 
 
 def _flat(tree: PyTree) -> dict[tuple[str, ...], Any]:

@@ -57,12 +57,23 @@ class Probe:
     cotangents: bool = False
 
     def __post_init__(self) -> None:
-        if self.every < 1:
+        if not isinstance(self.every, int) or self.every < 1:
             raise InputError(f"probe every is {self.every}: wanted a number of steps >= 1.")
+        if isinstance(self.stats, str):
+            raise InputError(f"probe stats is {self.stats!r}: wanted a tuple of names.")
+        object.__setattr__(self, "stats", tuple(self.stats))
         if not self.stats:
             raise InputError("probe stats is empty: wanted at least one, such as 'moments'.")
         for name in self.stats:
             statistic(name)
+        types = self.select if isinstance(self.select, tuple) else ()
+        if not all(isinstance(entry, type) for entry in types) or not (
+            self.select is None or isinstance(self.select, str | tuple) or callable(self.select)
+        ):
+            raise InputError(
+                f"probe select is {self.select!r}: wanted None, a path pattern, a module type, a "
+                "tuple of module types, or a predicate on Site."
+            )
 
     def wants(self, site: Site) -> bool:
         """Whether `site` is selected."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zoo
 from flax import nnx
+from recurrent import LinenShared
 
 from ici.adapt import Variables, from_linen, from_nnx
 from ici.errors import InputError
@@ -38,7 +39,6 @@ def sites(model, variables, probe=EVERY):
     return model.apply(variables, X, probe=probe)[2].sites
 
 
-# -- transformations that live longer than one call ------------------------------------------
 # JAX keeps the traces of a function. One that is decorated once, in the body of a class or of a
 # module, would hand one probe the readings taken for another.
 
@@ -158,9 +158,6 @@ def test_linen_jit_over_equal_layers_is_refused():
         model.apply(variables, X, probe=EVERY)
 
 
-# -- scans -------------------------------------------------------------------------------------
-
-
 def test_gradients_of_a_watched_scan_are_those_of_the_unrolled_layers():
     unrolled, variables = nnx_model(zoo.Chain)
     scanned, shape = nnx_model(zoo.Scanned)
@@ -223,27 +220,6 @@ def test_a_stack_is_told_from_layers_that_happen_to_have_its_size():
     assert sites(*nnx_model(Square)) == (*expected, "head")
 
 
-class SharedCell(nn.Module):
-    @nn.compact
-    def __call__(self, x, _):
-        return nn.Dense(4, name="b")(nn.relu(nn.Dense(4, name="a")(x))), None
-
-
-class LinenShared(nn.Module):
-    """A recurrent net: the same two layers in every iteration."""
-
-    @nn.compact
-    def __call__(self, x):
-        cell = nn.scan(
-            SharedCell,
-            variable_axes={"ici_input": 0},
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            length=2,
-        )
-        return nn.Dense(3, name="head")(cell(name="cell")(x, None)[0])
-
-
 def test_shared_weights_are_one_site_per_iteration_in_execution_order():
     model, variables = linen_model(LinenShared())
     taps = model.apply(variables, X, probe=EVERY)[2]
@@ -251,67 +227,6 @@ def test_shared_weights_are_one_site_per_iteration_in_execution_order():
     p = variables.params["cell"]
     hidden = jax.nn.relu(X @ p["a"]["kernel"]) @ p["b"]["kernel"]
     equal(taps["cell/a#1"], Moments.of(hidden), rtol=1e-4, atol=1e-4)
-
-
-# -- cotangents --------------------------------------------------------------------------------
-
-
-class Nudged(nnx.Module):
-    """Adds a value to every layer's input: the gradient with respect to it is the cotangent."""
-
-    def __init__(self, *, rngs):
-        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(3)])
-
-    def __call__(self, inputs):
-        x, nudges = inputs
-        for layer, nudge in zip(self.layers, nudges, strict=True):
-            x = jnp.tanh(layer(x + nudge))
-        return x
-
-
-def test_cotangents_at_every_site_are_gradients_with_respect_to_its_values():
-    model, variables = nnx_model(Nudged)
-    probe = Probe(cotangents=True)
-    nudges = (jnp.zeros_like(X),) * 3
-    sinks = model.cotangent_sinks(variables, (X, nudges), probe)
-
-    def loss(nudges, sinks):
-        out = model.apply(variables, (X, nudges), probe=probe, sinks=sinks)[0]
-        return jnp.sum(jnp.sin(out))
-
-    by_hand, moments = jax.jit(jax.grad(loss, argnums=(0, 1)))(nudges, sinks)
-    plain = jax.jit(jax.grad(lambda n: jnp.sum(jnp.sin(model.apply(variables, (X, n))[0]))))(nudges)
-    assert list(moments) == [f"layers/{i}" for i in range(3)]
-    for gradient, unwatched, seen in zip(by_hand, plain, moments.values(), strict=True):
-        np.testing.assert_array_equal(gradient, unwatched)
-        equal(seen, Moments.of(gradient), rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nnx_model(zoo.Scanned),
-        lambda: linen_model(LinenShared()),
-        lambda: linen_model(zoo.LinenScanned()),
-    ],
-)
-def test_cotangents_of_scanned_layers_are_refused_and_of_the_others_given(make):
-    model, variables = make()
-
-    def cotangents(probe):
-        sinks = model.cotangent_sinks(variables, X, probe)
-        return jax.grad(
-            lambda s: jnp.sum(jnp.sin(model.apply(variables, X, probe=probe, sinks=s)[0]))
-        )(sinks)
-
-    with pytest.raises(InputError, match=r"cotangents at (blocks|cell)/.*inside a scan or remat"):
-        cotangents(Probe(cotangents=True))
-    head = cotangents(Probe(select="head", cotangents=True))
-    assert list(head) == ["head"]
-    assert head["head"].count == len(X) and (head["head"].std > 0).all()
-
-
-# -- transformations of plain JAX --------------------------------------------------------------
 
 
 def per_example(module, x):

@@ -81,7 +81,8 @@ def init_train_state(
     model: Model, optimizer: optax.GradientTransformation, key: Array, inputs: Any
 ) -> TrainState:
     """Fresh parameters and optimizer state."""
-    params, state = model.init(key, inputs)
+    # Copies: a module may keep the very key it was given, and the step donates its state.
+    params, state = jax.tree.map(jnp.copy, model.init(key, inputs))
     return TrainState(params, state, optimizer.init(params))
 
 
@@ -115,7 +116,7 @@ def make_train_step(
         return Variables(params, result.state), opt_state, metrics
 
     def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        probed = probe is not None and train_state.step % probe.every == 0
+        probed = probe is not None and int(train_state.step) % probe.every == 0
         variables, opt_state, metrics = update(
             Variables(train_state.params, train_state.state), train_state.opt_state, batch, probed
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ici.errors import InputError
-from ici.measure.statistics import Moments
+from ici.measure.statistics import Moments, broadcast_leading
 
 DEAD_STD = 1e-6
 
@@ -64,9 +64,19 @@ class Shift:
         for name in tuple(summary):
             magnitude = jnp.where(live, jnp.abs(getattr(self, name)), jnp.nan)
             for percent in (50, 95):
-                summary[f"{name}_p{percent}"] = jnp.nanpercentile(magnitude, percent, axis=-1)
+                # A live feature that is not finite must show here too, as it does in the mean.
+                value = jnp.nanpercentile(magnitude, percent, axis=-1)
+                summary[f"{name}_p{percent}"] = jnp.where(
+                    jnp.any(live & jnp.isnan(magnitude), axis=-1), jnp.nan, value
+                )
         summary["dead_features"] = jnp.sum(self.dead, axis=-1, dtype=jnp.float32)
         return summary
+
+
+def _expm1_minus(x: Array) -> Array:
+    """``exp(x) − 1 − x``, which is never negative; its series where the terms cancel."""
+    series = jnp.square(x) * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120))))
+    return jnp.where(jnp.abs(x) < 0.1, series, jnp.expm1(x) - x)
 
 
 def shift(a: Moments, b: Moments, dead_std: float = DEAD_STD) -> Shift:
@@ -86,18 +96,20 @@ def shift(a: Moments, b: Moments, dead_std: float = DEAD_STD) -> Shift:
         )
     if not dead_std > 0:
         raise InputError(f"dead_std is {dead_std}: wanted a positive standard deviation.")
+    a, b = broadcast_leading(a, b)
     std_a, std_b = a.std, b.std
     dead = (std_a < dead_std) | (std_b < dead_std)
     safe_a, safe_b = jnp.where(dead, 1.0, std_a), jnp.where(dead, 1.0, std_b)
     displacement = b.mean - a.mean
     w2 = jnp.hypot(displacement, std_b - std_a)
-    log_ratio = jnp.log(safe_b / safe_a)
-    squared = jnp.square(displacement)
+    log_ratio = jnp.log1p((safe_b - safe_a) / safe_a)
 
-    def kl(log_ratio: Array, std_from: Array, std_to: Array) -> Array:
-        return log_ratio + (jnp.square(std_from) + squared) / (2 * jnp.square(std_to)) - 0.5
+    def kl(log_ratio: Array, std_to: Array) -> Array:
+        # ln r + (1/r² + (Δμ/σ)²)/2 − ½ without the difference of nearly equal terms, which for
+        # shifts below 1e-3 σ would be rounding noise of either sign.
+        return 0.5 * (jnp.square(displacement / std_to) + _expm1_minus(-2 * log_ratio))
 
-    kl_ab = kl(log_ratio, safe_a, safe_b)
+    kl_ab = kl(log_ratio, safe_b)
 
     def live(value: Array) -> Array:
         return jnp.where(dead, jnp.nan, value)
@@ -108,6 +120,6 @@ def shift(a: Moments, b: Moments, dead_std: float = DEAD_STD) -> Shift:
         w2=w2,
         w2_relative=live(w2 / safe_a),
         kl=live(kl_ab),
-        kl_symmetric=live(kl_ab + kl(-log_ratio, safe_b, safe_a)),
+        kl_symmetric=live(kl_ab + kl(-log_ratio, safe_a)),
         dead=dead,
     )

@@ -32,7 +32,7 @@ class Statistic(Protocol):
 
 def _pooled(x: Array) -> Array:
     """``x[..., D]`` as float32 ``[N, D]``; a scalar per example counts as one feature."""
-    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    x = jax.lax.stop_gradient(jnp.asarray(x)).astype(jnp.float32)
     return x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(-1, 1)
 
 
@@ -79,13 +79,14 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Moments of the two samples together. Merging with an empty sample changes nothing."""
-        count = self.count + other.count
-        share = jnp.where(count > 0, other.count / jnp.maximum(count, 1.0), 0.0)[..., None]
-        delta = other.mean - self.mean
+        a, b = broadcast_leading(self, other)
+        count = a.count + b.count
+        share = jnp.where(count > 0, b.count / jnp.maximum(count, 1.0), 0.0)[..., None]
+        delta = b.mean - a.mean
         return Moments(
             count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + jnp.square(delta) * (self.count[..., None] * share),
+            a.mean + delta * share,
+            a.m2 + b.m2 + jnp.square(delta) * (a.count[..., None] * share),
         )
 
     @property
@@ -100,6 +101,17 @@ class Moments:
 
     def labelled(self) -> dict[str, Array]:
         return {"count": self.count, "mean": self.mean, "std": self.std}
+
+
+def broadcast_leading(a: Moments, b: Moments) -> tuple[Moments, Moments]:
+    """Both with as many leading axes as the one that has more, so that one broadcasts."""
+    rank = max(a.count.ndim, b.count.ndim)
+
+    def lift(m: Moments) -> Moments:
+        missing = (None,) * (rank - m.count.ndim)
+        return Moments(m.count[missing], m.mean[missing], m.m2[missing])
+
+    return lift(a), lift(b)
 
 
 @jax.tree_util.register_dataclass
