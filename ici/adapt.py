@@ -217,7 +217,7 @@ class _Nnx:
             paths[id(m)] = "/".join(_path(path)) or type(m).__name__
             # nnx.jit, remat and scan reuse the trace of an equal module, and with it readings
             # taken for another layer, model or probe. A number of its own sets each apart.
-            m._ici_watched = next(_WATCHED)
+            m._ici_watched = next(_WATCHED)  # pyright: ignore[reportAttributeAccessIssue]
         watched = Sinks(sinks)
 
         def before(m: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
