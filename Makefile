@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What runs once more in Flax's tree mode: whatever builds or wraps a module.
-TREE_MODE_TESTS = $(wildcard tests/test_adapt*.py tests/test_probe*.py tests/models tests/engine)
+TREE_MODE_TESTS = $(wildcard tests/test_adapt*.py tests/test_probe*.py tests/test_cotangents.py tests/models tests/engine)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-sgd test slow tree-mode check format bench clean

@@ -47,6 +47,34 @@ def test_equals_optax_over_several_steps(name, expected):
     )
 
 
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
+def test_rate_may_change_from_step_to_step(name):
+    rates = jnp.asarray([0.1, 0.003, 0.2, 0.0])
+    known = {
+        "sgd": optax.sgd,
+        "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+        "adam": optax.adam,
+        "adamw": lambda lr: optax.adamw(lr, weight_decay=DECAY),
+    }
+    expected = known[name](lambda count: rates[count])
+    decay = jnp.float32(DECAY if name == "adamw" else 0.0)
+
+    @jax.jit
+    def ours(params, state, lr):
+        updates, state = make_optimizer(name, lr, decay).update(jnp.cos(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = theirs = jnp.asarray([1.0, -2.0, 0.5])
+    state, their_state = make_optimizer(name, 0.0, 0.0).init(params), expected.init(theirs)
+    for lr in rates:
+        before = params
+        params, state = ours(params, state, lr)
+        updates, their_state = expected.update(jnp.cos(theirs), their_state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+        np.testing.assert_allclose(params, theirs, rtol=1e-6)
+    np.testing.assert_array_equal(params, before)  # at a rate of 0
+
+
 def test_decay_of_the_others_is_an_l2_penalty():
     params, grads = jnp.asarray([2.0]), jnp.asarray([0.5])
     optimizer = make_optimizer("sgd", jnp.float32(LR), jnp.float32(DECAY))

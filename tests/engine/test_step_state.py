@@ -137,3 +137,23 @@ def test_gradient_norm_is_that_of_the_gradient():
     _, metrics = step(state, (X, LABELS))
     norm = np.sqrt(sum((np.asarray(g, np.float64) ** 2).sum() for g in grads))
     np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("probe", [None, Probe(every=2)])
+def test_running_averages_and_random_streams_go_on(kind, probe):
+    model = MODELS[kind]
+    step, state, _ = start(model, probe=probe)
+    for _ in range(3):
+        variables = ici.Variables(*jax.tree.map(jnp.copy, (state.params, state.state)))
+        expected = jax.jit(lambda v: model.apply(v, X)[1])(variables)
+        state, _ = step(state, (X, LABELS))
+        moved = []
+        for got, want, old in zip(
+            *map(jax.tree.leaves, (state.state, expected, variables.state)), strict=True
+        ):
+            if not jnp.issubdtype(got.dtype, jax.dtypes.prng_key):
+                # The same forward pass, fused with another program.
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+                moved.append(bool((np.asarray(got) != np.asarray(old)).any()))
+        assert sum(moved) >= 7  # mean and variance of three norms, and the dropout's count
