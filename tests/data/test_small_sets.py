@@ -39,7 +39,7 @@ def test_digits_are_scaled_and_balanced():
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"scikit-learn.*pip install 'ici\[demo\]'"):
+    with pytest.raises(InputError, match=r"scikit-learn.*pip install -e '\.\[demo\]'"):
         Digits().load()
 
 
