@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -111,19 +111,20 @@ class LaneProgram:
         healthy = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
         healthy &= result.loss <= self.divergence_ratio * initial_loss
         running = lane.diverged_at == NEVER
-        factor = schedule_factor(self.schedule, step, self.warmup_steps, self.steps)
-        optimizer = make_optimizer(self.optimizer, lane.hyper.lr * factor, lane.hyper.weight_decay)
-        updates, opt_state = optimizer.update(result.grads, lane.opt_state, lane.params)
-        params = optax.apply_updates(lane.params, updates)
 
-        def keep(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda n, o: jnp.where(running & healthy, n, o), new, old)
+        def update(lane: Lane) -> Lane:
+            factor = schedule_factor(self.schedule, step, self.warmup_steps, self.steps)
+            lr, decay = lane.hyper.lr * factor, lane.hyper.weight_decay
+            optimizer = make_optimizer(self.optimizer, lr, decay)
+            updates, opt_state = optimizer.update(result.grads, lane.opt_state, lane.params)
+            params = optax.apply_updates(lane.params, updates)
+            return replace(lane, params=params, state=result.state, opt_state=opt_state)
 
-        lane = Lane(
-            params=keep(params, lane.params),
-            state=keep(result.state, lane.state),
-            opt_state=keep(opt_state, lane.opt_state),
-            hyper=lane.hyper,
+        # A branch, not a select: choosing between the old and the new state element by element
+        # made the whole step of a 10x128 MLP 17 % slower on a CPU core.
+        lane = lax.cond(running & healthy, update, lambda lane: lane, lane)
+        lane = replace(
+            lane,
             initial_loss=initial_loss,
             diverged_at=jnp.where(running & ~healthy, step, lane.diverged_at),
         )

@@ -150,8 +150,9 @@ class MLPConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "embed_features"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: wanted an integer >= 1.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value}: wanted an integer >= 1.")
         for name, choices in (("activation", Activation), ("placement", Placement), ("init", Init)):
             if getattr(self, name) not in get_args(choices):
                 raise unknown_name(name, getattr(self, name), get_args(choices))
@@ -159,4 +160,6 @@ class MLPConfig:
     def build(self, norm: str, depth: int, spec: InputSpec) -> Callable[[nnx.Rngs], nnx.Module]:
         """A factory for ``from_nnx``."""
         norms.check_norm(norm)
+        if not isinstance(depth, int) or depth < 1:
+            raise InputError(f"depth is {depth}: wanted an integer >= 1.")
         return lambda rngs: MLP(self, norm, depth, spec, rngs)

@@ -225,6 +225,7 @@ def test_padding_and_word_order_do_not_count():
     [
         ({"width": 0}, "width is 0"),
         ({"width": -4}, "width is -4"),
+        ({"width": 1.5}, "width is 1.5: wanted an integer"),
         ({"embed_features": 0}, "embed_features is 0"),
         ({"activation": "rleu"}, "unknown activation 'rleu'.*relu"),
         ({"placement": "middle"}, "unknown placement 'middle'.*post"),
@@ -236,3 +237,5 @@ def test_bad_settings(change, message):
         MLPConfig(**change)
     with pytest.raises(InputError, match="unknown norm"):
         MLPConfig().build("nope", 2, VECTORS)
+    with pytest.raises(InputError, match="depth is 0"):
+        MLPConfig().build("none", 0, VECTORS)
