@@ -113,7 +113,8 @@ def test_without_tfds_the_extra_is_named(directory, monkeypatch, package):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     for spec in ("mnist", f"tfds:{directory}"):
-        with pytest.raises(InputError, match=r"not installed: pip install -e '\.\[tfds\]'") as error:
+        wanted = r"not installed: pip install -e '\.\[tfds\]'"
+        with pytest.raises(InputError, match=wanted) as error:
             resolve(spec).load()
         assert package in one_line(error)
     assert not root().exists()
