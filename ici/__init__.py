@@ -15,46 +15,92 @@ if TYPE_CHECKING:
     from ici.adapt import Variables as Variables
     from ici.adapt import from_linen as from_linen
     from ici.adapt import from_nnx as from_nnx
+    from ici.adapt import watch as watch
     from ici.config import Experiment as Experiment
+    from ici.dissect.attribution import Attribution as Attribution
+    from ici.dissect.attribution import attribute_shift as attribute_shift
+    from ici.dissect.gradient_shift import GradientShift as GradientShift
+    from ici.dissect.gradient_shift import gradient_shift as gradient_shift
+    from ici.dissect.landscape import landscape as landscape
+    from ici.dissect.landscape import sharpness as sharpness
     from ici.engine.run import run as run
     from ici.engine.step import TrainState as TrainState
     from ici.engine.step import init_train_state as init_train_state
     from ici.engine.step import make_train_step as make_train_step
     from ici.errors import InputError as InputError
+    from ici.measure import Attention as Attention
+    from ici.measure import Configured as Configured
+    from ici.measure import DeadUnits as DeadUnits
+    from ici.measure import EffectiveRank as EffectiveRank
     from ici.measure import Extremes as Extremes
+    from ici.measure import HigherMoments as HigherMoments
     from ici.measure import Moments as Moments
+    from ici.measure import NoiseFloor as NoiseFloor
+    from ici.measure import OutputLogits as OutputLogits
+    from ici.measure import Percentiles as Percentiles
     from ici.measure import Shift as Shift
+    from ici.measure import SplitMoments as SplitMoments
+    from ici.measure import difference_threshold as difference_threshold
+    from ici.measure import effective_rank_shift as effective_rank_shift
+    from ici.measure import noise_floor as noise_floor
     from ici.measure import register_statistic as register_statistic
     from ici.measure import shift as shift
+    from ici.measure import shift_series as shift_series
+    from ici.measure import wasserstein1 as wasserstein1
     from ici.models import MLPConfig as MLPConfig
     from ici.models import register_model as register_model
     from ici.models import register_norm as register_norm
     from ici.probe import Probe as Probe
+    from ici.quantities import explain as explain
+    from ici.quantities import register_quantity as register_quantity
     from ici.store.results import Results as Results
     from ici.store.results import open_results as open
 
 _HOMES = {
+    "Attribution": "ici.dissect.attribution",
+    "GradientShift": "ici.dissect.gradient_shift",
+    "attribute_shift": "ici.dissect.attribution",
+    "gradient_shift": "ici.dissect.gradient_shift",
+    "landscape": "ici.dissect.landscape",
+    "sharpness": "ici.dissect.landscape",
+    "Attention": "ici.measure",
+    "Configured": "ici.measure",
+    "DeadUnits": "ici.measure",
+    "EffectiveRank": "ici.measure",
     "Experiment": "ici.config",
     "Extremes": "ici.measure",
+    "HigherMoments": "ici.measure",
     "InputError": "ici.errors",
     "MLPConfig": "ici.models",
     "Model": "ici.adapt",
     "Moments": "ici.measure",
+    "NoiseFloor": "ici.measure",
+    "OutputLogits": "ici.measure",
+    "Percentiles": "ici.measure",
     "Probe": "ici.probe",
     "Results": "ici.store.results",
     "Shift": "ici.measure",
+    "SplitMoments": "ici.measure",
     "TrainState": "ici.engine.step",
     "Variables": "ici.adapt",
+    "difference_threshold": "ici.measure",
+    "effective_rank_shift": "ici.measure",
+    "explain": "ici.quantities",
     "from_linen": "ici.adapt",
     "from_nnx": "ici.adapt",
     "init_train_state": "ici.engine.step",
     "make_train_step": "ici.engine.step",
+    "noise_floor": "ici.measure",
     "open": "ici.store.results:open_results",
     "register_model": "ici.models",
     "register_norm": "ici.models",
+    "register_quantity": "ici.quantities",
     "register_statistic": "ici.measure",
     "run": "ici.engine.run",
     "shift": "ici.measure",
+    "shift_series": "ici.measure",
+    "wasserstein1": "ici.measure",
+    "watch": "ici.adapt",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

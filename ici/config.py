@@ -14,6 +14,7 @@ import numpy as np
 
 from ici.data import DataConfig
 from ici.data import resolve as resolve_data
+from ici.dissect.measurements import parse_schedule
 from ici.errors import InputError, unknown_name
 from ici.models import ModelConfig
 from ici.models import resolve as resolve_model
@@ -72,6 +73,9 @@ class Experiment:
       steps: updates per run.
       batch_size: examples per update.
       probe: which layer inputs the training step measures, and how often.
+      measure: heavy measurements and their cadences: "gradient_shift@100" every 100 steps,
+        "sharpness" at every reference measurement. They run in programs of their own and never
+        change what is trained.
       reference_size: examples in the fixed reference batch, taken from the training split.
       reference_every: steps between two measurements of the reference batch.
       eval_every: steps between two evaluations on the validation split.
@@ -100,6 +104,7 @@ class Experiment:
     steps: int = 600
     batch_size: int = 128
     probe: Probe = field(default_factory=Probe)
+    measure: tuple[str, ...] = ()
     reference_size: int = 512
     reference_every: int = 50
     eval_every: int = 50
@@ -112,7 +117,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("norm", "depth", "weight_decay", "seed"):
+        for name in ("norm", "depth", "weight_decay", "seed", "measure"):
             put(name, _grid(getattr(self, name)))
         if self.lr is not None:
             put("lr", _grid(self.lr))
@@ -156,6 +161,12 @@ class Experiment:
             if not isinstance(seed, int) or not 0 <= seed < 2**31:
                 raise InputError(f"seed is {seed}: wanted an integer from 0 to 2**31 - 1.")
 
+        if self.probe.step_part() is None:
+            raise InputError(
+                f"probe stats is {self.probe.stats}: all of them are for the reference batch; "
+                "wanted one for the training step too, such as 'moments'."
+            )
+
     def _check_numbers(self) -> None:
         positive = ("steps", "batch_size", "reference_size", "reference_every", "eval_every")
         for name in (*positive, "data_parallel"):
@@ -166,11 +177,13 @@ class Experiment:
                 raise InputError(f"{name} is {getattr(self, name)}: wanted an integer >= 1.")
         if self.warmup_steps < 0:
             raise InputError(f"warmup_steps is {self.warmup_steps}: wanted an integer >= 0.")
-        for name in ("reference_every", "eval_every"):
-            if getattr(self, name) % self.probe.every:
+        cadences = {name: getattr(self, name) for name in ("reference_every", "eval_every")}
+        cadences |= {f"measure {name}@": every for name, every in self.measurements.items()}
+        for name, every in cadences.items():
+            if every % self.probe.every:
                 raise InputError(
-                    f"{name} is {getattr(self, name)} and probe.every is {self.probe.every}: "
-                    f"wanted {name} to be a multiple of probe.every."
+                    f"{name} is {every} and probe.every is {self.probe.every}: wanted a multiple "
+                    "of probe.every."
                 )
         if self.batch_size % self.data_parallel:
             raise InputError(
@@ -185,6 +198,11 @@ class Experiment:
             raise InputError("stop_at_target is set without a target: set target_accuracy too.")
         if not self.divergence_ratio > 1:
             raise InputError(f"divergence_ratio is {self.divergence_ratio}: wanted > 1.")
+
+    @property
+    def measurements(self) -> dict[str, int]:
+        """Heavy measurements by name, and the steps between two of each."""
+        return parse_schedule(self.measure, self.reference_every)
 
     @property
     def learning_rates(self) -> tuple[float, ...]:

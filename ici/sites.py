@@ -1,209 +1,240 @@
-"""From the readings of one trace to named sites in execution order."""
+"""From the tags of a program to named sites in execution order, and from readings to taps."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
 
 from ici.errors import InputError
-from ici.measure.statistics import Moments, Statistic
-from ici.probe import Probe, Site, Taps, watch_cotangent
+from ici.harvest import Place, Tagged
+from ici.probe import Probe, Site
+from ici.tags import Mark
+
+NEVER_CALLED = "the model never calls it"
+_REUSED = (
+    "inside nn.jit: JAX reuses a trace there for equal layers, and does not say for which; "
+    "wanted the inner jit removed, as the training step is compiled as a whole"
+)
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Reading:
-    """Statistics of one call. ``once`` is a scalar: axes it has gained are axes of a scan."""
+class Silent:
+    """A layer without a tag: one that was never called, or with nothing to take moments of."""
 
-    stats: dict[str, Statistic]
-    once: Array
-    order: int = field(metadata={"static": True})
-    module: type = field(metadata={"static": True})
-    n_features: int = field(metadata={"static": True})
-
-
-def read(probe: Probe, x: Array, order: int, module: type) -> Reading:
-    """The reading of one call of `module` with input `x`, the `order`-th call of the trace."""
-    n_features = x.shape[-1] if x.ndim > 1 else 1
-    return Reading(probe.read(x), jnp.float32(1), order, module, n_features)
+    path: tuple[str, ...]
+    module: type
+    has_weights: bool
+    reason: str
 
 
-def watchable(x: Any) -> bool:
-    """Whether `x` is an array with statistics worth taking."""
-    return (
-        isinstance(x, jax.Array | np.ndarray)
-        and x.ndim >= 1
-        and jnp.issubdtype(x.dtype, jnp.floating)
-    )
+class Entry(NamedTuple):
+    """One site: an iteration of the scans, and a row of the mapped models, around a tag."""
 
-
-def input_first(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a method with its input positional: ``layer(inputs=x)`` counts too."""
-    if args or not kwargs:
-        return args, kwargs
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
-    first = parameters[0]
-    if first.kind is not first.POSITIONAL_OR_KEYWORD or first.name not in kwargs:
-        return args, kwargs
-    return (kwargs[first.name],), {k: v for k, v in kwargs.items() if k != first.name}
-
-
-class Sinks:
-    """Where cotangents go; knows which sinks a trace has reached."""
-
-    def __init__(self, sinks: dict[str, Moments] | None):
-        self.given = frozenset(sinks or ())
-        self.unused = dict(sinks or {})
-        self.calls: dict[str, Iterator[int]] = {}
-
-    def watch(self, args: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-        """`args` with its first entry watched, where a sink is given for this call."""
-        call = next(self.calls.setdefault(path, itertools.count()))
-        for name in (path, f"{path}#{call}"):
-            if name in self.unused:
-                return (watch_cotangent(args[0], self.unused.pop(name)), *args[1:])
-        return args
-
-    def check(self, scanned: set[str]) -> None:
-        """Raises `InputError` for sinks that were not reached, or lie in a scan's one trace."""
-        refused = sorted(self.unused.keys() | (self.given & scanned))
-        if refused:
-            raise InputError(
-                f"cotangents at {', '.join(refused)}: wanted layers that are called directly, not "
-                "inside a scan or remat or jit; set cotangents=False, select others, or unroll."
-            )
-
-
-def _stack_of(
-    path: tuple[str, ...],
-    length: int,
-    leaves: dict[tuple[str, ...], Any],
-    inside: set[tuple[str, ...]],
-) -> tuple[str, ...] | None:
-    """The scanned module that `path` lies in: its shortest prefix that is called `inside` a scan
-    and all of whose variables are stacked to `length`. None when there is none (weights shared
-    by all iterations)."""
-    for n in range(len(path) + 1):
-        if path[:n] not in inside:
-            continue
-        below = [leaf for p, leaf in leaves.items() if p[:n] == path[:n]]
-        if below and all(leaf.ndim and leaf.shape[0] == length for leaf in below):
-            return path[:n]
-    return None
-
-
-class _Found(NamedTuple):
     site: Site
-    reading: Reading
-    scan: tuple[str, ...] | None
-    iteration: int
+    tagged: Tagged
+    index: tuple[int, ...]
 
 
-def _name(path: tuple[str, ...], reading: Reading, call: str) -> str:
-    return ("/".join(path) or reading.module.__name__) + call
+@dataclass(frozen=True)
+class Plan:
+    """What of a program is read, in execution order, and what is not, with the reason."""
+
+    entries: tuple[Entry, ...]
+    reasons: tuple[tuple[str, str], ...]
+
+    @property
+    def tags(self) -> dict[Place, Tagged]:
+        """The tags to be read."""
+        return {entry.tagged.place: entry.tagged for entry in self.entries}
 
 
-def _unstack(
-    path: tuple[str, ...],
-    reading: Reading,
-    call: str,
-    leaves: dict[tuple[str, ...], Any],
-    inside: set[tuple[str, ...]],
-    has_weights: bool,
-) -> Iterator[_Found]:
-    """One entry per call; a call inside a scan is one per iteration."""
-    if not reading.once.ndim:
-        yield _Found(
-            Site(_name(path, reading, call), reading.module, has_weights), reading, None, 0
-        )
-        return
-    length = reading.once.shape[0]
-    stack = _stack_of(path, length, leaves, inside)
-    for i in range(length):
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], reading)
-        if stack is None:
-            name = _name(path, reading, f"{call}#{i}")
-        else:
-            name = _name((*stack, str(i), *path[len(stack) :]), reading, call)
-        scan = (str(length),) if stack is None else stack
-        yield _Found(Site(name, reading.module, has_weights), one, scan, i)
-
-
-def collect(
+def plan(
     probe: Probe,
-    calls: list[tuple[tuple[str, ...], tuple[Reading, ...]]],
-    leaves: dict[tuple[str, ...], Any],
-    weights: set[tuple[str, ...]],
-    sinks: Sinks,
-) -> Taps:
-    """Names the readings of a trace, keeps the selected ones, orders them by execution.
+    tags: Sequence[Tagged],
+    silent: Iterable[Silent],
+    mask_shape: tuple[int, ...] | None,
+) -> Plan:
+    """Names the tags of a program, keeps the selected ones, orders them by execution.
 
-    Args:
-      probe: decides what is kept.
-      calls: path of each module, and one reading per call of it.
-      leaves: every variable by path, to tell which modules are stacked for a scan.
-      weights: paths of the modules that own parameters.
-      sinks: where cotangents went.
+    Raises:
+      InputError: nothing is selected, or nothing that is can be watched.
     """
-    _check_traced_once(probe, [reading for _, readings in calls for reading in readings])
-    inside = {path for path, readings in calls if any(r.once.ndim for r in readings)}
-    found: list[_Found] = []
-    for path, readings in calls:
-        for i, reading in enumerate(readings):
-            call = f"#{i}" if len(readings) > 1 else ""
-            found += _unstack(path, reading, call, leaves, inside, path in weights)
-    sinks.check({entry.site.name for entry in found if entry.scan is not None})
-    starts: dict[Any, int] = {}
-    for entry in found:
-        starts[entry.scan] = min(starts.get(entry.scan, entry.reading.order), entry.reading.order)
+    tags = _traced_once(tags)
+    reused = any(tagged.refused == _REUSED for tagged in tags)
+    entries: list[Entry] = []
+    reasons: dict[str, str] = {}
+    available: list[Site] = []
+    attended = bool(probe.kinds_at("attention"))
+    inputs = bool(probe.kinds_at("input"))
 
-    def execution_order(entry: _Found) -> tuple[int, int, int]:
-        order = entry.reading.order
-        return (order if entry.scan is None else starts[entry.scan], entry.iteration, order)
+    def wanted(site: Site) -> bool:
+        return attended if site.where == "attention" else inputs and probe.wants(site)
 
-    found.sort(key=execution_order)
-    kept = [(entry.site.name, entry.reading) for entry in found if probe.wants(entry.site)]
-    if not kept:
-        raise _no_match(probe, [entry.site for entry in found])
-    nested = [name for name, reading in kept if reading.once.ndim]
-    if nested:
+    calls: dict[Any, list[Tagged]] = {}
+    for tagged in tags:
+        mark = tagged.mark
+        calls.setdefault((mark.path, mark.argument, mark.where), []).append(tagged)
+    for same in calls.values():
+        for i, tagged in enumerate(same):
+            call = f"#{i}" if len(same) > 1 else ""
+            reason = tagged.refused or _unreadable(tagged, mask_shape)
+            if reason:
+                site = _site(tagged.mark, tagged.mark.path, call, None)
+                available.append(site)
+                if wanted(site):
+                    reasons[site.name] = reason
+                continue
+            found = [*_unroll(tagged, call)]
+            available += [entry.site for entry in found]
+            entries += [entry for entry in found if wanted(entry.site)]
+    for layer in silent:
+        name = "/".join(layer.path) or layer.module.__name__
+        site = Site(name, layer.module, layer.has_weights, layer.path)
+        if inputs and probe.wants(site):
+            # A call that JAX took from another layer's trace is not seen.
+            unseen = reused and layer.reason == NEVER_CALLED
+            reasons.setdefault(name, _REUSED if unseen else layer.reason)
+    entries.sort(key=_execution_order)
+    _check_found(probe, entries, reasons, available)
+    return Plan(tuple(entries), tuple(reasons.items()))
+
+
+def _check_found(
+    probe: Probe, entries: list[Entry], reasons: dict[str, str], available: list[Site]
+) -> None:
+    for where in ("input", "attention"):
+        kinds = probe.kinds_at(where)
+        if not kinds or any(entry.site.where == where for entry in entries):
+            continue
+        if reasons:
+            listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+            raise InputError(
+                f"probe select={probe.select!r} selects only layers that cannot be watched: "
+                f"{listed}."
+            )
+        if where == "attention":
+            raise InputError(
+                f"probe stats has {', '.join(kinds)} and the model calls no attention: wanted a "
+                "model that calls dot_product_attention of jax.nn, flax.nnx or flax.linen."
+            )
+        names = ", ".join(f"{s.name} ({s.module.__name__})" for s in available)
         raise InputError(
-            f"{', '.join(nested)}: inside a scan that is inside a scan, whose iterations have no "
-            "one order; wanted a probe that selects other layers, or one of the scans unrolled."
-        )
-    return Taps(
-        readings={name: reading.stats for name, reading in kept},
-        cotangents={},
-        sites=tuple(name for name, _ in kept),
-        stats=probe.stats,
-        features=tuple(reading.n_features for _, reading in kept),
-    )
-
-
-def _check_traced_once(probe: Probe, readings: list[Reading]) -> None:
-    orders = {reading.order for reading in readings}
-    stale = any(set(reading.stats) != set(probe.stats) for reading in readings)
-    if stale or len(orders) < len(readings):
-        raise InputError(
-            "layers inside nn.jit, or inside one jitted or rematerialised function that is called "
-            "twice on a layer: JAX reuses a trace there, and readings with it; wanted the inner "
-            "jit or remat removed (the training step is compiled as a whole)."
+            f"probe select={probe.select!r} matches no site: wanted one or more of: "
+            f"{names or 'none'}."
         )
 
 
-def _no_match(probe: Probe, available: list[Site]) -> InputError:
-    """The error for a selection that matches nothing: lists what could have been selected."""
-    names = ", ".join(f"{site.name} ({site.module.__name__})" for site in available)
-    return InputError(
-        f"probe select={probe.select!r} matches no site: wanted one or more of: {names or 'none'}."
-    )
+def _traced_once(tags: Sequence[Tagged]) -> list[Tagged]:
+    """`tags`, those refused whose trace JAX reused for several calls of unknown layers."""
+    seen: dict[int | None, int] = {}
+    for tagged in tags:
+        seen[tagged.mark.call] = seen.get(tagged.mark.call, 0) + 1
+    return [
+        tagged
+        if tagged.mark.call is None or seen[tagged.mark.call] == 1
+        else replace(tagged, refused=_REUSED)
+        for tagged in tags
+    ]
+
+
+def full_shape(tagged: Tagged) -> tuple[int, ...]:
+    """Shape of the first tagged array, batch axes of a vmap in front, those of models left out."""
+    own = tagged.shapes[0][sum(axis.present[0] for axis in tagged.axes) :]
+    return (*(axis.size for axis in tagged.axes if not axis.model), *own)
+
+
+def _unreadable(tagged: Tagged, mask_shape: tuple[int, ...] | None) -> str:
+    stacks = sum(loop.stacked for loop in tagged.loops) + sum(axis.model for axis in tagged.axes)
+    if tagged.mark.stack is not None and stacks > 1:
+        return (
+            "inside a stack of layers that is inside a stack of layers, whose rows have no one "
+            "order; wanted one of the scans unrolled"
+        )
+    if mask_shape is not None:
+        shape = full_shape(tagged)
+        n = len(mask_shape) - 1
+        over_time = any(loop.length == mask_shape[-1] for loop in tagged.loops)
+        if n and over_time and shape[:n] == mask_shape[:n] and shape[n:-1] == ():
+            return (
+                "inside a scan as long as the mask: which position an iteration holds is not "
+                "known, and padding would count; wanted a probe that selects other layers"
+            )
+    return ""
+
+
+def _site(mark: Mark, path: tuple[str, ...], call: str, row: int | None) -> Site:
+    name = "/".join(path) or ("" if mark.where == "attention" else mark.module.__name__)
+    if mark.where == "attention":
+        name = f"{name}/attention" if name else "attention"
+    if mark.argument:
+        name += f".{mark.argument}"
+    return Site(name + call, mark.module, mark.has_weights, mark.path, row, mark.where)
+
+
+def _sizes(tagged: Tagged) -> list[int]:
+    """Lengths of the scans around a tag, then those of its rows of models."""
+    return [loop.length for loop in tagged.loops] + [a.size for a in tagged.axes if a.model]
+
+
+def _unroll(tagged: Tagged, call: str) -> Iterable[Entry]:
+    """One entry per iteration and row."""
+    mark = tagged.mark
+    stacked = [loop.stacked for loop in tagged.loops] + [a.model for a in tagged.axes if a.model]
+    which = stacked.index(True) if mark.stack is not None and True in stacked else None
+    for index in itertools.product(*(range(size) for size in _sizes(tagged))):
+        repeats = "".join(f"#{i}" for n, i in enumerate(index) if n != which)
+        path, row = mark.path, None
+        if which is not None:
+            n = len(mark.stack or ())
+            path, row = (*path[:n], str(index[which]), *path[n:]), index[which]
+        yield Entry(_site(mark, path, call + repeats, row), tagged, index)
+
+
+def _execution_order(entry: Entry) -> tuple[int, ...]:
+    """Place in the program, the iteration behind each scan on the way, rows last."""
+    loops = {
+        loop.depth: (loop, i) for loop, i in zip(entry.tagged.loops, entry.index, strict=False)
+    }
+    order: list[int] = []
+    for depth, position in enumerate(entry.tagged.place, 1):
+        order.append(position)
+        if depth in loops:
+            loop, i = loops[depth]
+            order.append(-i if loop.reverse else i)
+    return (*order, *entry.index[len(entry.tagged.loops) :])
+
+
+def unstack(entries: Sequence[Entry], readings: Mapping[Place, Any]) -> dict[str, Any]:
+    """The reading of each site, by name, in execution order."""
+    return {
+        entry.site.name: jax.tree.map(
+            lambda a, i=entry.index: a[i] if i else a, readings[entry.tagged.place]
+        )
+        for entry in entries
+    }
+
+
+def stack(entries: Sequence[Entry], values: Mapping[str, Any], empty: Any) -> dict[Place, Any]:
+    """The inverse of `unstack`: per tag, the values of its sites as its scans and rows run.
+
+    ``empty(tagged)`` fills the places of sites without a value; a tag without any is left out.
+    """
+    members: dict[Place, dict[tuple[int, ...], Any]] = {}
+    for entry in entries:
+        if entry.site.name in values:
+            members.setdefault(entry.tagged.place, {})[entry.index] = values[entry.site.name]
+    tags = {entry.tagged.place: entry.tagged for entry in entries}
+    stacked: dict[Place, Any] = {}
+    for place, given in members.items():
+        sizes = _sizes(tags[place])
+        indices = itertools.product(*(range(size) for size in sizes))
+        rows = [given[i] if i in given else empty(tags[place]) for i in indices]
+        stacked[place] = jax.tree.map(
+            lambda *parts, sizes=sizes: jnp.stack(parts).reshape(*sizes, *parts[0].shape), *rows
+        )
+    return stacked

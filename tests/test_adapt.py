@@ -289,14 +289,6 @@ def test_cotangents_are_gradients_at_the_sites(model):
     equal(moments[head], Moments.of(by_hand), rtol=1e-4, atol=1e-8)
 
 
-def test_cotangents_inside_a_scan_are_refused():
-    model = nnx_model(zoo.Scanned)
-    variables = model.init(KEY)
-    sinks = model.cotangent_sinks(variables, X, EVERY)
-    with pytest.raises(InputError, match="inside a scan or remat"):
-        model.apply(variables, X, probe=EVERY, sinks=sinks)
-
-
 def test_works_under_vmap_and_map():
     model = nnx_model()
     keys = jax.random.split(KEY, 3)
@@ -319,7 +311,7 @@ def test_wrong_input():
         from_linen(zoo.LinenChain)
     model = nnx_model()
     variables = model.init(KEY)
-    with pytest.raises(InputError, match="variables with .* arrays"):
+    with pytest.raises(InputError, match="not belong to Chain: Chain has blocks/0/linear/bias"):
         model.apply(Variables({"head": variables.params["head"]}, variables.state), X)
 
 

@@ -150,12 +150,16 @@ def test_linen_remat_is_seen_through():
         equal(taps[site], expected[site], rtol=1e-6)
 
 
-def test_linen_jit_over_equal_layers_is_refused():
+def test_linen_jit_over_equal_layers_is_reported():
     model, variables = linen_model(LinenStack("jit"))
     model.apply(variables, X)
-    # Flax traces the three layers once; which reading came when is not known any more.
-    with pytest.raises(InputError, match="JAX reuses a trace"):
-        model.apply(variables, X, probe=EVERY)
+    # Flax traces the three layers once; which values are whose is not known any more.
+    taps = model.apply(variables, X, probe=EVERY)[2]
+    assert taps.sites == ("head",)
+    assert any("blocks_0/linear" in name for name in taps.unwatched)
+    assert all("JAX reuses a trace" in reason for reason in taps.unwatched.values())
+    with pytest.raises(InputError, match="only layers that cannot be watched.*JAX reuses a trace"):
+        model.apply(variables, X, probe=Probe(select="*linear*"))
 
 
 def test_gradients_of_a_watched_scan_are_those_of_the_unrolled_layers():
@@ -241,8 +245,12 @@ def looped(module, x):
     return jax.lax.scan(lambda x, _: (module.a(x), None), x, None, length=2)[0]
 
 
-@pytest.mark.parametrize("through", [per_example, checkpointed, looped])
-def test_layers_inside_plain_jax_are_refused_by_name_when_selected(through):
+def once_more(module, x):
+    return jax.jit(jax.grad(lambda x: jnp.sum(jnp.square(module.a(x)))))(x)
+
+
+@pytest.mark.parametrize("through", [per_example, checkpointed, looped, once_more])
+def test_layers_inside_plain_jax_are_watched(through):
     class Net(nnx.Module):
         def __init__(self, *, rngs):
             self.a = nnx.Linear(4, 4, rngs=rngs)
@@ -252,11 +260,16 @@ def test_layers_inside_plain_jax_are_refused_by_name_when_selected(through):
             return self.b(through(self, x))
 
     model, variables = nnx_model(Net)
-    with pytest.raises(InputError, match="a is called inside a transformation of plain JAX"):
-        model.apply(variables, X, probe=EVERY)
-    out, _, taps = model.apply(variables, X, probe=Probe(select="b"))
-    equal(taps["b"], Moments.of(through(_Bound(variables.params["a"]), X)), rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(out, model.apply(variables, X)[0])
+    bound = _Bound(variables.params["a"])
+    for under in (lambda f: f, jax.jit):
+        out, _, taps = under(lambda v: model.apply(v, X, probe=EVERY))(variables)
+        assert taps.sites == (("a#0", "a#1", "b") if through is looped else ("a", "b"))
+        first, *_, last = taps.values()
+        equal(first, Moments.of(X), rtol=1e-5)
+        equal(last, Moments.of(through(bound, X)), rtol=1e-4, atol=1e-4)
+        if through is looped:
+            equal(taps["a#1"], Moments.of(bound.a(X)), rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(out, under(lambda v: model.apply(v, X)[0])(variables))
 
 
 class _Bound:

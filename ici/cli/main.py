@@ -20,6 +20,7 @@ usage: ici COMMAND ...
   ici data list                                  the data sets there are
   ici data prepare NAME [--rebuild]              make a data set ready, e.g. before going offline
   ici data show NAME                             sizes, labels and examples of a data set
+  ici explain [NAME]                             definition, source, cost and caveats of a quantity
   ici doctor                                     what this machine has, and what is missing
 """
 
@@ -87,6 +88,12 @@ def _data(arguments: list[str]) -> int:
     return data_command(arguments)
 
 
+def _explain(arguments: list[str]) -> int:
+    from ici.cli.explain import explain_command
+
+    return explain_command(arguments)
+
+
 def _doctor(arguments: list[str]) -> int:
     from ici.cli.doctor import doctor_command
 
@@ -97,5 +104,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "report": _report,
     "data": _data,
+    "explain": _explain,
     "doctor": _doctor,
 }

@@ -11,7 +11,7 @@ form the loop simply ends before the frozen ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -97,6 +97,7 @@ class Fleet:
       reference: inputs of the fixed reference batch.
       form: "map" or "vmap"; by default "map" on CPUs and "vmap" elsewhere.
       width: in "vmap" form, how many lanes of a device run side by side; None is all of them.
+      measurements: names of the heavy measurements that `measure` can take.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Fleet:
         reference: Any,
         form: Form | None = None,
         width: int | None = None,
+        measurements: Sequence[str] = (),
     ):
         self.mesh = mesh
         self.form: Form = form or ("map" if mesh.devices.flat[0].platform == "cpu" else "vmap")
@@ -117,12 +119,14 @@ class Fleet:
         self.packing = pack(np.ones(len(hypers), bool), self.n_devices, None)
         self.train_data = self._put(train, _EVERYWHERE)
         self.reference_inputs = self._put(reference, _EVERYWHERE)
-        self._compile(program, width)
+        self._compile(program, width, measurements)
         stacked = jax.tree.map(lambda *xs: np.stack(xs), *hypers)
         example = jax.tree.map(lambda a: a[:1], self.reference_inputs)
         self.lanes = self._init(self._n_active(), self._slots(stacked), example)
 
-    def _compile(self, program: LaneProgram, width: int | None) -> None:
+    def _compile(
+        self, program: LaneProgram, width: int | None, measurements: Sequence[str]
+    ) -> None:
         form = self.form
 
         def over_lanes(function: Any, data_specs: tuple[Any, ...], donate: bool = False) -> Any:
@@ -162,6 +166,24 @@ class Fleet:
                 form, width, lambda lane: program.evaluate(lane, data, weights), n_active, lanes
             )
 
+        def measure(name: str) -> Any:
+            def of_lanes(
+                n_active: Array,
+                lanes: Lane,
+                step: Array,
+                at_SB: Array,
+                data: Arrays,
+                reference: Any,
+            ) -> Any:
+                def of(lane: Lane) -> dict[str, Array]:
+                    at_B = lax.dynamic_index_in_dim(at_SB, lane.hyper.order, keepdims=False)
+                    return program.measure(name, lane, step, at_B, data, reference)
+
+                return _per_lane(form, width, of, n_active, lanes)
+
+            return over_lanes(of_lanes, (_EVERYWHERE,) * 4)
+
+        self._measure = {name: measure(name) for name in measurements}
         self._init = over_lanes(init, (_EVERYWHERE,))
         self._train = over_lanes(train, (_EVERYWHERE,) * 3, donate=True)
         self._reference = over_lanes(reference, (_EVERYWHERE,))
@@ -198,6 +220,19 @@ class Fleet:
     def reference(self) -> Any:
         """Labelled taps of the reference batch at the present parameters, in slot order."""
         return self._done(self._reference(self._n_active(), self.lanes, self.reference_inputs))
+
+    def measure(self, name: str, step: int, indices_SB: np.ndarray) -> Any:
+        """The measurement `name` of the coming update, in slot order; nothing is trained."""
+        return self._done(
+            self._measure[name](
+                self._n_active(),
+                self.lanes,
+                self._put(np.int32(step), _EVERYWHERE),
+                self._put(indices_SB, _EVERYWHERE),
+                self.train_data,
+                self.reference_inputs,
+            )
+        )
 
     def evaluate(self, data: Arrays, weights: Array) -> Any:
         """Loss and accuracy on batched data, in slot order."""

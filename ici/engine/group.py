@@ -12,10 +12,13 @@ import numpy as np
 from ici.adapt import Model, from_nnx
 from ici.config import Experiment, Group
 from ici.data import Dataset, Split
+from ici.dissect.blocks import find_blocks
+from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
 from ici.engine.lane import Arrays, Hyper, LaneProgram, labelled
 from ici.engine.step import cross_entropy
 from ici.errors import InputError
 from ici.models import InputSpec
+from ici.probe import Taps
 from ici.store.writer import PER_FEATURE, PER_SITE, Layout, Node, Variable
 
 MAX_CHUNK_STEPS = 100
@@ -34,7 +37,8 @@ class PreparedGroup:
 def chunk_steps(experiment: Experiment) -> int:
     """Steps per dispatch: the largest number up to `MAX_CHUNK_STEPS` that meets every cadence."""
     every = experiment.probe.every
-    between = math.gcd(experiment.reference_every, experiment.eval_every) // every
+    heavy = experiment.measurements.values()
+    between = math.gcd(experiment.reference_every, experiment.eval_every, *heavy) // every
     fitting = [
         n for n in range(1, between + 1) if between % n == 0 and n * every <= MAX_CHUNK_STEPS
     ]
@@ -111,26 +115,38 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
     return PreparedGroup(group, program, _layout(experiment, model, dataset))
 
 
+def _variables(taps: Taps) -> dict[str, Variable]:
+    """What is recorded of a probe's taps: per site, or per site and feature."""
+    shapes = jax.eval_shape(labelled, taps)
+    return {
+        name: Variable(PER_FEATURE if next(iter(sites.values())).ndim else PER_SITE)
+        for name, sites in shapes.items()
+    }
+
+
 def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
     inputs = jax.ShapeDtypeStruct(
         (experiment.batch_size, *dataset.train.inputs.shape[1:]), dataset.train.inputs.dtype
     )
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), inputs)
     taps = model.taps_shape(variables, inputs, experiment.probe)
-    shapes = jax.eval_shape(labelled, taps)
-    moments = {
-        name: Variable(PER_FEATURE if next(iter(sites.values())).ndim else PER_SITE)
-        for name, sites in shapes.items()
-    }
-    probed = dict(moments)
+    on_reference = _variables(taps)
+    cheap = experiment.probe.step_part()
+    assert cheap is not None, "an experiment's probe has statistics for every step"
+    probed = _variables(model.taps_shape(variables, inputs, cheap))
     if experiment.probe.cotangents:
         probed |= {name: Variable(PER_FEATURE) for name in ("cotangent_mean", "cotangent_std")}
+    axes: dict[str, tuple[Any, ...]] = {}
+    if experiment.measurements:
+        low, high, n = LANDSCAPE_MULTIPLES
+        multiples = np.geomspace(low, high, n).tolist()
+        axes = {"block": find_blocks(model, variables, inputs).names, "multiple": tuple(multiples)}
     steps, chunk = experiment.steps, chunk_steps(experiment)
     every = experiment.probe.every
     nodes: dict[str, Any] = {
         "train": Node(np.arange(steps), chunk, {"loss": Variable(), "grad_norm": Variable()}),
         "probe": Node(np.arange(0, steps, every), chunk // every, probed),
-        "reference": Node(measured_at(experiment.reference_every, steps), 1, moments),
+        "reference": Node(measured_at(experiment.reference_every, steps), 1, on_reference),
         "evaluation": Node(
             measured_at(experiment.eval_every, steps),
             1,
@@ -138,4 +154,10 @@ def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
         ),
         "runs": Node(np.array([steps]), 1, {"diverged_at": Variable()}),
     }
-    return Layout(experiment.lane_axes, taps.sites, taps.features, nodes)
+    for name, cadence in experiment.measurements.items():
+        dims = measurement(name).dims
+        # Of the update that follows: there is none after the last step.
+        nodes[name] = Node(
+            np.arange(0, steps, cadence), 1, {key: Variable(value) for key, value in dims.items()}
+        )
+    return Layout(experiment.lane_axes, taps.sites, taps.features, nodes, axes)

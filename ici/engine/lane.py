@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from ici.adapt import Model, Variables
+from ici.dissect.measurements import Snapshot, measurement
 from ici.engine.step import Loss, gradients
 from ici.optimizers import make_optimizer, schedule_factor
 from ici.probe import Probe, Taps
@@ -96,14 +97,28 @@ class LaneProgram:
             diverged_at=jnp.int32(NEVER),
         )
 
+    def _batch(self, indices: Array, data: Arrays) -> tuple[Array, Array]:
+        if self.shard_batch:
+            indices = lax.with_sharding_constraint(indices, PartitionSpec("data"))
+        return data.take(indices)
+
+    def learning_rate(self, lane: Lane, step: Array) -> Array:
+        """The learning rate of the update after `step` others."""
+        return lane.hyper.lr * schedule_factor(self.schedule, step, self.warmup_steps, self.steps)
+
+    def updated(self, lane: Lane, step: Array, grads: PyTree) -> tuple[PyTree, PyTree]:
+        """Parameters and optimizer state after one update."""
+        rate = self.learning_rate(lane, step)
+        optimizer = make_optimizer(self.optimizer, rate, lane.hyper.weight_decay)
+        updates, opt_state = optimizer.update(grads, lane.opt_state, lane.params)
+        return optax.apply_updates(lane.params, updates), opt_state
+
     def step(
         self, lane: Lane, step: Array, indices: Array, data: Arrays, probe: Probe | None
     ) -> tuple[Lane, tuple[dict[str, Array], Any]]:
         """One update. A step with a non-finite loss or gradient, or whose loss exceeds
         ``divergence_ratio`` times the first one, ends the run before its update is kept."""
-        if self.shard_batch:
-            indices = lax.with_sharding_constraint(indices, PartitionSpec("data"))
-        batch = data.take(indices)
+        batch = self._batch(indices, data)
         variables = Variables(lane.params, lane.state)
         result = gradients(self.model, self.loss, variables, batch, probe)
         grad_norm = optax.tree.norm(result.grads)
@@ -113,11 +128,7 @@ class LaneProgram:
         running = lane.diverged_at == NEVER
 
         def update(lane: Lane) -> Lane:
-            factor = schedule_factor(self.schedule, step, self.warmup_steps, self.steps)
-            lr, decay = lane.hyper.lr * factor, lane.hyper.weight_decay
-            optimizer = make_optimizer(self.optimizer, lr, decay)
-            updates, opt_state = optimizer.update(result.grads, lane.opt_state, lane.params)
-            params = optax.apply_updates(lane.params, updates)
+            params, opt_state = self.updated(lane, step, result.grads)
             return replace(lane, params=params, state=result.state, opt_state=opt_state)
 
         # A branch, not a select: choosing between the old and the new state element by element
@@ -139,7 +150,7 @@ class LaneProgram:
         `first_step` must be a multiple of ``probe.every``. Returns the lane, the records of every
         step ``[K]`` and the labelled taps of the probed ones ``[ceil(K / every), ...]``.
         """
-        every = self.probe.every
+        every, cheap = self.probe.every, self.probe.step_part()
         n_steps = indices_KB.shape[0]
         steps_K = first_step + jnp.arange(n_steps, dtype=jnp.int32)
 
@@ -149,7 +160,7 @@ class LaneProgram:
 
         def cycle(lane: Lane, at: tuple[Array, Array]) -> tuple[Lane, tuple[Any, Any]]:
             steps, indices = at
-            lane, (record, taps) = self.step(lane, steps[0], indices[0], data, self.probe)
+            lane, (record, taps) = self.step(lane, steps[0], indices[0], data, cheap)
             records = jax.tree.map(lambda a: a[None], record)
             if steps.shape[0] > 1:
                 lane, others = lax.scan(plain, lane, (steps[1:], indices[1:]))
@@ -179,6 +190,26 @@ class LaneProgram:
         taps = self.model.apply(variables, inputs, train=True, probe=self.probe)[2]
         assert taps is not None
         return labelled(taps)
+
+    def measure(
+        self, name: str, lane: Lane, step: Array, indices: Array, data: Arrays, reference: Any
+    ) -> dict[str, Array]:
+        """The measurement `name` of the update that is about to be made, which is not made."""
+        batch = self._batch(indices, data)
+        variables = Variables(lane.params, lane.state)
+        result = gradients(self.model, self.loss, variables, batch)
+        params, _ = self.updated(lane, step, result.grads)
+        snapshot = Snapshot(
+            model=self.model,
+            loss=self.loss,
+            before=variables,
+            after=params,
+            batch=batch,
+            reference=reference,
+            learning_rate=self.learning_rate(lane, step),
+            probe=self.probe,
+        )
+        return measurement(name).of(snapshot)
 
     def evaluate(self, lane: Lane, data: Arrays, weights: Array) -> dict[str, Array]:
         """Mean loss and accuracy in evaluation mode over batches ``[n, B, ...]``.

@@ -25,7 +25,7 @@ from ici.engine.group import (
 from ici.engine.lane import NEVER, Arrays
 from ici.engine.packing import Packing
 from ici.store.results import padded
-from ici.store.writer import GroupWriter
+from ici.store.writer import PER_FEATURE, GroupWriter
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class _Pending:
     packing: Packing
     reference: Any
     evaluation: Any
+    measured: dict[str, Any]
     trained: Any
     diverged_at: Any
 
@@ -84,6 +85,7 @@ class GroupLoop:
             Arrays(dataset.train.inputs, dataset.train.labels),  # pyright: ignore[reportArgumentType]
             reference_inputs(experiment, dataset),
             width=experiment.lane_width,
+            measurements=tuple(experiment.measurements),
         )
         self.evaluation_data = self.fleet.place(evaluation_batches(dataset.validation))
 
@@ -120,6 +122,7 @@ class GroupLoop:
             reference = fleet.reference()
         if step in measured_at(experiment.eval_every, steps):
             evaluation = fleet.evaluate(*self.evaluation_data)
+        measured = {}
         if n_steps:
             n_train = len(self.dataset.train.labels)
             indices = np.stack(
@@ -128,15 +131,28 @@ class GroupLoop:
                     for seed in experiment.seed
                 ]
             )
+            measured = {
+                name: fleet.measure(name, step, indices[:, 0])
+                for name, every in experiment.measurements.items()
+                if step % every == 0
+            }
             trained, diverged_at = fleet.train(step, indices)
-        return _Pending(step, n_steps, fleet.packing, reference, evaluation, trained, diverged_at)
+        return _Pending(
+            step, n_steps, fleet.packing, reference, evaluation, measured, trained, diverged_at
+        )
 
     def _read(
         self, pending: _Pending, start: float, on_progress: Callable[[Progress], None]
     ) -> None:
         slots, lanes = pending.packing.rows()
-        reference, evaluation, trained, diverged_at = jax.device_get(
-            (pending.reference, pending.evaluation, pending.trained, pending.diverged_at)
+        reference, evaluation, measured, trained, diverged_at = jax.device_get(
+            (
+                pending.reference,
+                pending.evaluation,
+                pending.measured,
+                pending.trained,
+                pending.diverged_at,
+            )
         )
 
         def by_lane(values: Any) -> Any:
@@ -153,6 +169,8 @@ class GroupLoop:
             self._mark_targets(pending.step, by_lane(evaluation)["accuracy"])
         if reference is not None:
             self._write_between("reference", pending.step, self._by_site(by_lane(reference)))
+        for name, values in measured.items():
+            self._write_between(name, pending.step, by_lane(values))
         loss = np.full((self.n_lanes, 1), np.nan)
         if trained is not None:
             diverged = diverged_at[slots]
@@ -185,12 +203,13 @@ class GroupLoop:
         widest = max(layout.n_features)
         rows = {}
         for name, sites in labelled.items():
-            per_feature = layout.nodes["probe"].variables[name].dims == ("site", "feature")
-            rows[name] = (
-                padded(sites, layout.sites, widest)
-                if per_feature
-                else np.stack([sites[site] for site in layout.sites], axis=-1)
-            )
+            # Cheap statistics are on both nodes, the others on the reference batch only.
+            variables = layout.nodes["probe"].variables | layout.nodes["reference"].variables
+            if variables[name].dims == PER_FEATURE:
+                rows[name] = padded(sites, layout.sites, widest)
+            else:
+                one_each = {site: values[..., None] for site, values in sites.items()}
+                rows[name] = padded(one_each, layout.sites, 1)[..., 0]
         return rows
 
     def _last_step(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ici.adapt import Model, Variables
+from ici.adapt import Model, Variables, scalar_loss
 from ici.probe import Probe, Taps
 
 PyTree = Any
@@ -46,12 +46,12 @@ def gradients(
         out, new_state, taps = model.apply(
             Variables(params, state), inputs, train=True, probe=probe, sinks=sinks
         )
-        return loss(out, targets), (new_state, taps)
+        return scalar_loss(loss, out, targets), (new_state, taps)
 
     differentiate = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
     (value, (new_state, taps)), (grads, cotangents) = differentiate(params, sinks)
     if taps is not None and sinks is not None:
-        taps = replace(taps, cotangents=cotangents)
+        taps = replace(taps, cotangents={s: cotangents[s] for s in taps.sites if s in cotangents})
     return StepResult(value, grads, new_state, taps)
 
 
@@ -89,7 +89,7 @@ def init_train_state(
 def make_train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     probe: Probe | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A compiled ``step(train_state, (inputs, targets)) -> (train_state, metrics)``.
@@ -101,15 +101,21 @@ def make_train_step(
     Args:
       model: from `from_nnx` or `from_linen`.
       optimizer: any optax transformation.
-      loss: ``loss(outputs, targets) -> scalar``.
+      loss: ``loss(outputs, targets) -> scalar``; None takes the model's own, and where it has
+        none, `cross_entropy`.
       probe: what to watch; None watches nothing.
+
+    Raises:
+      InputError: at the first step, before anything is computed: a loss that is not a scalar, a
+        probe that matches nothing, parameters that do not belong to the model.
     """
+    objective = loss or model.loss or cross_entropy
 
     @partial(jax.jit, static_argnums=(3,), donate_argnums=(0, 1))
     def update(
         variables: Variables, opt_state: PyTree, batch: Batch, probed: bool
     ) -> tuple[Variables, PyTree, Metrics]:
-        result = gradients(model, loss, variables, batch, probe if probed else None)
+        result = gradients(model, objective, variables, batch, probe if probed else None)
         updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
         params = optax.apply_updates(variables.params, updates)
         metrics = Metrics(result.loss, optax.tree.norm(result.grads), result.taps)

@@ -69,6 +69,28 @@ class Results:
             raise InputError(f"{self.path} has no committed step yet: wait for its first ones.")
         return runs.isel(step=-1, drop=True)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the heavy measurements that were recorded."""
+        return tuple(entry.partition("@")[0] for entry in self.experiment.get("measure", ()))
+
+    def measurement(self, name: str) -> xr.Dataset:
+        """A heavy measurement of the update that followed ``step`` others.
+
+        Besides the dimensions of all datasets: ``block`` and ``site`` in execution order, and
+        ``multiple`` of the learning rate, as far as the measurement has them.
+
+        Raises:
+          InputError: it was not part of the experiment.
+        """
+        if name not in self.measured:
+            recorded = ", ".join(self.measured) or "none"
+            raise InputError(
+                f"{self.path} has no measurement {name!r} (recorded: {recorded}): run the "
+                f"experiment with measure=({name!r},)."
+            )
+        return self._node(name)
+
     def _node(self, node: str) -> xr.Dataset:
         parts = []
         for name, entry in self.manifest.groups.items():
@@ -79,9 +101,10 @@ class Results:
             parts.append(part.expand_dims(norm=[entry.norm], depth=[entry.depth]))
         if not parts:
             raise InputError(f"{self.path} has no committed group yet: wait for its first steps.")
-        if "site" in parts[0].dims:
-            sites = merge_sites([part.site.values.tolist() for part in parts])
-            parts = [part.reindex(site=sites) for part in parts]
+        for dim in {"site", "block"} & set(parts[0].dims):
+            labels = merge_sites([part[dim].values.tolist() for part in parts])
+            parts = [part.reindex({dim: labels}) for part in parts]
+        if "feature" in parts[0].dims:
             widest = max(part.sizes.get("feature", 0) for part in parts)
             parts = [
                 part.pad(feature=(0, widest - part.sizes["feature"]))
@@ -120,8 +143,8 @@ def open_results(path: str | Path) -> Results:
 
 def padded(per_site: dict[str, np.ndarray], sites: tuple[str, ...], n_features: int) -> np.ndarray:
     """Stacks ``{site: [..., D_site]}`` to ``[..., site, n_features]``, NaN where there is none."""
-    first = per_site[sites[0]]
+    first = next(iter(per_site.values()))
     stacked = np.full((*first.shape[:-1], len(sites), n_features), np.nan, np.float32)
-    for i, site in enumerate(sites):
-        stacked[..., i, : per_site[site].shape[-1]] = per_site[site]
+    for site, values in per_site.items():
+        stacked[..., sites.index(site), : values.shape[-1]] = values
     return stacked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class Layout:
       sites: site names in execution order.
       n_features: number of features of each site; shorter sites are padded with NaN.
       nodes: by name.
+      axes: labels of further dimensions of variables, such as block.
     """
 
     lane_axes: dict[str, tuple[Any, ...]]
     sites: tuple[str, ...]
     n_features: tuple[int, ...]
     nodes: dict[str, Node]
+    axes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def lane_shape(self) -> tuple[int, ...]:
@@ -60,6 +62,7 @@ class Layout:
     def extent(self, dims: tuple[str, ...]) -> tuple[int, ...]:
         """Sizes of the dimensions of a variable behind ``step``."""
         sizes = {"site": len(self.sites), "feature": max(self.n_features, default=0)}
+        sizes |= {name: len(labels) for name, labels in self.axes.items()}
         return tuple(sizes[dim] for dim in dims)
 
     def n_bytes(self) -> int:
@@ -100,10 +103,14 @@ class GroupWriter:
 
     def _coordinates(self, group: zarr.Group, node: Node) -> None:
         labels: dict[str, Any] = {**self.layout.lane_axes, "step": node.steps}
-        if any(variable.dims for variable in node.variables.values()):
-            labels["site"] = np.array(self.layout.sites, dtype=np.dtypes.StringDType())
+        used = {dim for variable in node.variables.values() for dim in variable.dims}
+        if "site" in used:
+            labels["site"] = self.layout.sites
+        labels |= {dim: values for dim, values in self.layout.axes.items() if dim in used}
         for name, values in labels.items():
-            group.create_array(name, data=np.asarray(values), dimension_names=(name,))
+            is_text = len(values) and isinstance(values[0], str)
+            data = np.array(values, dtype=np.dtypes.StringDType() if is_text else None)
+            group.create_array(name, data=data, dimension_names=(name,))
 
     def _create(self, group: zarr.Group, name: str, variable: Variable, node: Node) -> zarr.Array:
         inner = self.layout.extent(variable.dims)

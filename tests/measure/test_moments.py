@@ -85,6 +85,28 @@ def test_what_is_not_finite_shows_in_its_feature_alone(bad):
     assert not np.isfinite(moments.std[0]) and moments.std[1] == 0
 
 
+@pytest.mark.parametrize("size", [1e15, 1e18, 1e20, 1e37])
+def test_deviations_too_large_to_square_are_infinite_rather_than_no_number(size):
+    x = (size * np.random.default_rng(7).uniform(-1, 1, size=(64, 2))).astype(np.float32)
+    x[:, 1] /= size
+    for moments in (Moments.of(x), Moments.of(x[:20]).merge(Moments.of(x[20:]))):
+        # 64 squares of up to size² stay below float32's 3.4e38 for sizes up to 1e18.
+        if size <= 1e18:
+            np.testing.assert_allclose(moments.std, reference(x)[1], rtol=1e-5)
+        else:
+            assert np.isposinf(moments.std[0])
+        np.testing.assert_allclose(moments.std[1], reference(x)[1][1], rtol=1e-5)
+        np.testing.assert_allclose(moments.mean, reference(x)[0], rtol=1e-4)
+
+
+def test_large_values_that_lie_close_together_are_no_trouble():
+    x = np.float32(1e25) * (1 + 1e-4 * np.random.default_rng(8).normal(size=(64, 2)))
+    # Only deviations are squared: 1e21 here, too large; 1e15 below, not.
+    assert np.isposinf(Moments.of(x.astype(np.float32)).std).all()
+    x = (x / 1e6).astype(np.float32)
+    np.testing.assert_allclose(Moments.of(x).std, reference(x)[1], rtol=1e-4)
+
+
 def test_no_gradient_flows():
     grad = jax.grad(lambda x: Moments.of(x).std.sum() + Moments.of(x).mean.sum())(jnp.ones((3, 2)))
     assert (grad == 0).all()
@@ -116,7 +138,7 @@ def test_merging_with_nothing_changes_nothing():
     for merged in (a.merge(Moments.empty(4)), Moments.empty(4).merge(a)):
         jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-6), merged, a)
     both = Moments.empty(4).merge(Moments.empty(4))
-    assert both.count == 0 and (both.std == 0).all()
+    assert both.count == 0 and np.isnan(both.mean).all() and np.isnan(both.std).all()
 
 
 def test_leading_axes_merge_elementwise():
@@ -133,6 +155,8 @@ def test_extremes():
     assert extremes.minimum.tolist() == [-5, 2] and extremes.maximum.tolist() == [3, 2]
     assert extremes.max_abs.tolist() == [5, 2]
     np.testing.assert_allclose(extremes.nonfinite_fraction, [0, 2 / 3])
+    nothing_finite = Extremes.of(jnp.full((3, 1), jnp.nan)).labelled()
+    assert np.isnan(nothing_finite["minimum"]) and nothing_finite["nonfinite_fraction"] == 1
     halves = Extremes.of(jnp.asarray(x[:1])).merge(Extremes.of(jnp.asarray(x[1:])))
     jax.tree.map(np.testing.assert_array_equal, halves, extremes)
 
@@ -156,7 +180,10 @@ def test_a_users_statistic_in_a_dozen_lines():
             return {"positive": self.n}
 
     register_statistic("positive", Positive)
-    readings = Probe(stats=("moments", "positive")).read(jnp.asarray([[1.0, -1.0], [2.0, 0.0]]))
-    assert readings["positive"].labelled()["positive"].tolist() == [2, 0]
+    assert Probe(stats=("moments", "positive")).stats == ("moments", "positive")
+    reading = statistic("positive").of(jnp.asarray([[1.0, -1.0], [2.0, 0.0]]))
+    assert reading.labelled()["positive"].tolist() == [2, 0]
     with pytest.raises(InputError, match="unknown statistic 'momnts'.*'moments'"):
         statistic("momnts")
+    with pytest.raises(InputError, match="statistic 'three' is 3: wanted a class with of"):
+        register_statistic("three", 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ici.errors import InputError
-from ici.measure import Moments, shift
+from ici.measure import Moments, shift, shift_series
 
 
 def moments(mean, std, n=1000.0):
@@ -94,6 +94,23 @@ def test_reference_against_a_series():
     series = Moments(jnp.full(3, 10.0), jnp.arange(6.0).reshape(3, 2), jnp.full((3, 2), 10.0))
     first = Moments(a.count[None], a.mean[None], a.m2[None])
     assert shift(first, series).aggregate()["mean_shift"].shape == (3,)
+
+
+def test_series_against_any_snapshot():
+    mean = jnp.asarray([[0.0, 1.0], [2.0, 1.0], [6.0, 0.0]])
+    series = Moments(jnp.full(3, 10.0), mean, jnp.full((3, 2), 10.0) * 4)  # std 2
+    assert shift_series(series).mean_shift.tolist() == [[0, 0], [1, 0], [3, -0.5]]
+    assert shift_series(series, against=1).mean_shift.tolist() == [[-1, 0], [0, 0], [2, -0.5]]
+    assert shift_series(series, against=-1).mean_shift[0].tolist() == [-3, 0.5]
+    previous = shift_series(series, against="previous")
+    assert previous.mean_shift[1:].tolist() == [[1, 0], [2, -0.5]]
+    assert np.isnan(previous.mean_shift[0]).all() and not previous.dead.any()
+    assert np.isnan(previous.aggregate()["mean_shift"]).tolist() == [True, False, False]
+    for against in (3, "first"):
+        with pytest.raises(InputError, match=f"against {against!r}: wanted 'initial'"):
+            shift_series(series, against=against)
+    with pytest.raises(InputError, match="of one snapshot"):
+        shift_series(moments([0.0], [1.0]))
 
 
 def test_bad_input():

@@ -1,0 +1,171 @@
+"""What an experiment can measure beside training, by name: ``Experiment(measure=...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+from ici.adapt import Model, Variables
+from ici.adapt.model import Loss
+from ici.dissect.attribution import attribution_of
+from ici.dissect.gradient_shift import gradient_shift_of
+from ici.dissect.landscape import step_sizes_around
+from ici.dissect.objective import Batch, objective_of
+from ici.errors import InputError, unknown_name
+from ici.measure.landscape import landscape_along_gradient
+from ici.measure.sharpness import hessian_sharpness
+from ici.probe import Probe
+
+PyTree = Any
+LANDSCAPE_MULTIPLES = (0.5, 4.0, 8)  # smallest, largest, number: Santurkar et al. 2018, §3.2
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One run at one step, as a measurement sees it.
+
+    Attributes:
+      model, loss: what is trained.
+      before: variables after `step` updates.
+      after: parameters after the next one, on `batch`.
+      batch: of that update.
+      reference: inputs of the fixed reference batch.
+      learning_rate: of that update.
+      probe: the experiment's sites.
+    """
+
+    model: Model
+    loss: Loss
+    before: Variables
+    after: PyTree
+    batch: Batch
+    reference: Any
+    learning_rate: Array
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A named measurement.
+
+    Attributes:
+      name: what ``measure=`` calls it.
+      of: a `Snapshot` to labelled arrays; traced, and compiled apart from the training step.
+      dims: dimensions of each of the arrays: "block", "site" or "multiple" (of the learning rate).
+    """
+
+    name: str
+    of: Callable[[Snapshot], dict[str, Array]]
+    dims: dict[str, tuple[str, ...]]
+
+
+def _gradient_shift(at: Snapshot) -> dict[str, Array]:
+    return gradient_shift_of(at.model, at.loss, at.before, at.after, at.batch).labelled()
+
+
+def _attribution(at: Snapshot) -> dict[str, Array]:
+    return attribution_of(at.model, at.before, at.after, at.reference, at.probe).labelled()
+
+
+def _landscape(at: Snapshot) -> dict[str, Array]:
+    low, high, n = LANDSCAPE_MULTIPLES
+    step_sizes = step_sizes_around(at.learning_rate, (low, high), n)
+    objective = objective_of(at.model, at.loss, at.before.state, at.batch)
+    return landscape_along_gradient(objective, at.before.params, step_sizes).labelled()
+
+
+def _sharpness(at: Snapshot) -> dict[str, Array]:
+    objective = objective_of(at.model, at.loss, at.before.state, at.batch)
+    labelled = hessian_sharpness(objective, at.before.params, jax.random.key(0)).labelled()
+    return labelled | {"sharpness_times_lr": labelled["sharpness"] * at.learning_rate}
+
+
+_BLOCK, _SITE, _BOTH, _ALONG = ("block",), ("site",), ("block", "site"), ("multiple",)
+_MEASUREMENTS: dict[str, Measurement] = {
+    entry.name: entry
+    for entry in (
+        Measurement(
+            "gradient_shift",
+            _gradient_shift,
+            {
+                "gradient_shift": _BLOCK,
+                "gradient_shift_relative": _BLOCK,
+                "gradient_shift_cosine": _BLOCK,
+                "block_gradient_norm": _BLOCK,
+            },
+        ),
+        Measurement(
+            "attribution",
+            _attribution,
+            {
+                "attribution": _BOTH,
+                "attribution_scale": _BOTH,
+                "attribution_path": _BOTH,
+                "update_shift": _SITE,
+                "update_scale_shift": _SITE,
+                "interaction": _SITE,
+            },
+        ),
+        Measurement(
+            "landscape",
+            _landscape,
+            {
+                "loss_along": _ALONG,
+                "gradient_distance": _ALONG,
+                "gradient_cosine": _ALONG,
+                "effective_smoothness": (),
+            },
+        ),
+        Measurement(
+            "sharpness",
+            _sharpness,
+            {
+                "sharpness": (),
+                "sharpness_error": (),
+                "sharpness_iterations": (),
+                "sharpness_times_lr": (),
+            },
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that ``measure=`` takes."""
+    return tuple(_MEASUREMENTS)
+
+
+def measurement(name: str) -> Measurement:
+    """The measurement called `name`. Raises `InputError` for an unknown one."""
+    if name not in _MEASUREMENTS:
+        raise unknown_name("measurement", name, names())
+    return _MEASUREMENTS[name]
+
+
+def register_measurement(entry: Measurement) -> None:
+    """Makes `entry` available as ``Experiment(measure=(entry.name,))``."""
+    _MEASUREMENTS[entry.name] = entry
+
+
+def parse_schedule(entries: tuple[str, ...], default_every: int) -> dict[str, int]:
+    """``("gradient_shift@100", "sharpness")`` to ``{name: steps between two}``.
+
+    Raises:
+      InputError: an unknown name, a name given twice, or a cadence that is not a number >= 1.
+    """
+    schedule: dict[str, int] = {}
+    for entry in entries:
+        name, at, cadence = entry.partition("@")
+        measurement(name)
+        if name in schedule:
+            raise InputError(f"measure names {name} twice: wanted every measurement once.")
+        if at and not (cadence.isdecimal() and int(cadence) >= 1):
+            raise InputError(
+                f"measure is {entry!r}: wanted name or name@steps, such as {name}@{default_every}."
+            )
+        schedule[name] = int(cadence) if at else default_every
+    return schedule

@@ -1,0 +1,150 @@
+"""Heavy measurements on a schedule: recorded, labelled, and without any effect on the runs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_run import experiment  # pyright: ignore[reportMissingImports]
+
+import ici
+from ici.adapt import Variables, from_nnx
+from ici.data import batch_indices
+from ici.dissect.measurements import Measurement, names, register_measurement
+from ici.engine.group import chunk_steps, input_spec, reference_inputs
+from ici.engine.step import cross_entropy, gradients
+
+EVERYTHING = ("gradient_shift@5", "attribution@10", "landscape@20", "sharpness@20")
+
+
+def small(**changes):
+    return experiment(**({"norm": ("batch",), "steps": 40, "reference_every": 20} | changes))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    return ici.run(small(measure=EVERYTHING), tmp_path_factory.mktemp("measured") / "out")
+
+
+def test_training_is_the_same_to_the_bit(measured, tmp_path):
+    plain = ici.run(small(), tmp_path / "out")
+    # Measured every 5 steps, a dispatch is one cycle of the probe; unmeasured it is two.
+    assert chunk_steps(small(measure=EVERYTHING)) == 5 and chunk_steps(small()) == 10
+    np.testing.assert_array_equal(measured.train.loss, plain.train.loss)
+    np.testing.assert_array_equal(measured.train.grad_norm, plain.train.grad_norm)
+    np.testing.assert_array_equal(measured.probe["mean"], plain.probe["mean"])
+    np.testing.assert_array_equal(measured.evaluation.loss, plain.evaluation.loss)
+
+
+def test_labels(measured):
+    assert measured.measured == names()[:4]
+    shift = measured.measurement("gradient_shift")
+    assert shift.block.values.tolist() == ["blocks/0/linear", "blocks/1/linear", "head"]
+    assert shift.step.values.tolist() == list(range(0, 40, 5))
+    matrix = measured.measurement("attribution").attribution
+    assert matrix.dims[-2:] == ("block", "site")
+    assert matrix.site.values.tolist() == measured.reference.site.values.tolist()
+    along = measured.measurement("landscape").loss_along
+    np.testing.assert_allclose(along.multiple.values[[0, -1]], [0.5, 4.0])
+    assert measured.measurement("sharpness").sharpness.dims[-1] == "step"
+    for name in measured.measured:
+        for values in measured.measurement(name).values():
+            assert np.isfinite(values).all(), values.name
+
+
+def test_the_record_holds_what_the_functions_give(measured):
+    """Step 0 of one run, measured by hand with the functions that users call."""
+    wanted = small()
+    dataset = wanted.data.load()
+    model = from_nnx(wanted.model.build("batch", 2, input_spec(dataset)))
+    variables = model.init(jax.random.key(1))
+    at = batch_indices(len(dataset.train.labels), 16, 1, 0, 1)[0]
+    batch = jnp.asarray(dataset.train.inputs[at]), jnp.asarray(dataset.train.labels[at])
+    optimizer = optax.adam(1e-2)
+    grads = gradients(model, cross_entropy, variables, batch).grads
+    updates, _ = optimizer.update(grads, optimizer.init(variables.params))
+    after = Variables(optax.apply_updates(variables.params, updates), variables.state)
+    here = dict(norm="batch", depth=2, lr=1e-2, seed=1, step=0)
+
+    def record(name, variable):
+        return measured.measurement(name)[variable].sel(here).values
+
+    # The same numbers from another program: rounding of the update and of the sums.
+    close = dict(rtol=2e-3, atol=1e-6)
+    shift = ici.gradient_shift(model, cross_entropy, variables, after, batch)
+    np.testing.assert_allclose(record("gradient_shift", "gradient_shift"), shift.l2, **close)
+    np.testing.assert_allclose(
+        record("gradient_shift", "gradient_shift_cosine"), shift.cosine, **close
+    )
+    reference = jnp.asarray(reference_inputs(wanted, dataset))
+    matrix = ici.attribute_shift(model, variables, after, reference)
+    np.testing.assert_allclose(record("attribution", "attribution"), matrix.alone, **close)
+    np.testing.assert_allclose(record("attribution", "interaction"), matrix.interaction, **close)
+    along = ici.landscape(model, cross_entropy, variables, batch, 1e-2)
+    np.testing.assert_allclose(record("landscape", "loss_along"), along.losses, **close)
+    np.testing.assert_allclose(
+        record("landscape", "effective_smoothness"), along.smoothness, **close
+    )
+    curved = ici.sharpness(model, cross_entropy, variables, batch)
+    # Each is within its own error of an eigenvalue.
+    assert abs(record("sharpness", "sharpness") - curved.value) < 2e-3 * abs(curved.value)
+    np.testing.assert_allclose(
+        record("sharpness", "sharpness_times_lr"),
+        record("sharpness", "sharpness") * 1e-2,
+        rtol=1e-6,
+    )
+
+
+def test_nothing_is_recorded_of_a_run_that_has_ended(tmp_path):
+    wild = small(optimizer="sgd", lr=(1e-2, 1e30), seed=(0,), measure=("gradient_shift@5",))
+    results = ici.run(wild, tmp_path / "out")
+    diverged = float(results.runs.diverged_at.sel(lr=1e30, norm="batch", depth=2, seed=0))
+    assert diverged < 10
+    shift = results.measurement("gradient_shift").gradient_shift.sel(lr=1e30, seed=0).squeeze()
+    after = shift.sel(step=shift.step > diverged)
+    assert after.size and np.isnan(after).all()
+    assert np.isfinite(results.measurement("gradient_shift").gradient_shift.sel(lr=1e-2)).all()
+
+
+def test_depths_share_a_record(tmp_path):
+    both = small(depth=(1, 2), lr=(1e-2,), seed=(0,), steps=10, measure=("gradient_shift@5",))
+    shift = ici.run(both, tmp_path / "out").measurement("gradient_shift").gradient_shift
+    assert shift.block.values.tolist() == ["blocks/0/linear", "blocks/1/linear", "head"]
+    assert np.isnan(shift.sel(depth=1, block="blocks/1/linear")).all()
+    assert np.isfinite(shift.sel(depth=2)).all()
+
+
+def test_a_users_measurement(tmp_path):
+    register_measurement(
+        Measurement(
+            "weight_norm",
+            lambda at: {"weight_norm": optax.tree.norm(at.after)},
+            {"weight_norm": ()},
+        )
+    )
+    results = ici.run(small(steps=10, measure=("weight_norm@5",)), tmp_path / "out")
+    assert (results.measurement("weight_norm").weight_norm > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (("gradient_shfit",), "unknown measurement 'gradient_shfit'.*gradient_shift"),
+        (("sharpness@0",), "sharpness@0.*wanted name or name@steps"),
+        (("sharpness@x",), "sharpness@x"),
+        (("sharpness", "sharpness@20"), "names sharpness twice"),
+        (("sharpness@7",), "measure sharpness@ is 7 and probe.every is 5"),
+    ],
+)
+def test_bad_schedules(entries, message):
+    with pytest.raises(ici.InputError, match=message):
+        small(measure=entries)
+
+
+def test_asking_for_what_was_not_measured(measured):
+    with pytest.raises(
+        ici.InputError, match="no measurement 'weight'.*gradient_shift, attribution"
+    ):
+        measured.measurement("weight")
