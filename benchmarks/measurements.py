@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import jax_work
+from benchmarks import instruments, jax_work
 from benchmarks.contestants import Process, take_turns, together
 from benchmarks.rows import Row, Target, ratios
 from benchmarks.sizes import Size
@@ -265,6 +265,8 @@ BENCHMARKS: dict[str, Callable[[Size], list[Row]]] = {
     "arithmetic": arithmetic,
     "probes": probes,
     "memory": memory,
+    "gradient_shift": instruments.gradient_shift,
+    "costs": instruments.costs,
     "devices": devices,
     "text": text,
     "imports": imports,

@@ -148,7 +148,7 @@ def _check_kind(name: str, kind: Any, masked: bool) -> None:
             "with of, merge and labelled."
         )
     for attribute, default, known in (
-        ("where", "input", ("input", "attention", "output")),
+        ("where", "input", ("input", "attention", "output", "block")),
         ("cost", "step", ("step", "reference")),
     ):
         if getattr(kind, attribute, default) not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -332,28 +331,3 @@ def test_frozen_parameters_do_not_change_and_the_others_do(name):
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(state.params[part]), strict=True)
         ]
         assert not any(moved) if part == frozen else any(moved), part
-
-
-class TwoTowers(nn.Module):
-    @nn.compact
-    def __call__(self, query, *, document, scale=None, deterministic=True):
-        shared = nn.Dense(4, name="shared")
-        q, d = shared(query), shared(document["text"])
-        return jnp.sum(q * d, axis=-1, keepdims=True) * (1.0 if scale is None else scale)
-
-
-def test_several_inputs_by_position_and_keyword_and_a_loss_of_the_models_own():
-    model = from_linen(
-        TwoTowers(),
-        call=lambda m, batch, train: m(batch[0], document=batch[1], deterministic=not train),
-        loss=lambda out, target: jnp.mean(jnp.abs(out - target)),
-    )
-    x = zoo.series()[:, 0]
-    inputs = (x, {"text": x + 1})
-    state = init_train_state(model, optax.sgd(0.1), KEY, inputs)
-    variables = Variables(state.params, state.state)
-    expected = float(jnp.mean(jnp.abs(model.apply(variables, inputs)[0] - 2.0)))
-    _, metrics = make_train_step(model, optax.sgd(0.1), probe=PROBE)(state, (inputs, 2.0))
-    np.testing.assert_allclose(metrics.loss, expected, rtol=1e-6)
-    assert metrics.taps.sites == ("shared#0", "shared#1")
-    equal(metrics.taps["shared#1"], Moments.of(x + 1), rtol=1e-5)

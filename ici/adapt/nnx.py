@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -78,9 +79,7 @@ class Tree:
         prefixes: dict[tuple[Any, ...], tuple[tuple[Any, ...], int]] = {}
         for path, variable, _ in variables:
             value = variable.get_value()
-            if not hasattr(value, "ndim") or jax.dtypes.issubdtype(
-                value.dtype, jax.dtypes.prng_key
-            ):
+            if not hasattr(value, "ndim") or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 continue
             for n in range(len(path)):
                 prefixes.setdefault(path[:n], (path[n:], value.ndim))

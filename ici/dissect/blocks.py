@@ -12,6 +12,7 @@ from jax import Array
 
 from ici.adapt import Model, Variables
 from ici.errors import InputError
+from ici.measure.updates import Updates
 from ici.probe import Probe, Site
 
 PyTree = Any
@@ -66,6 +67,19 @@ class Blocks:
         """Share of each block's entries that are NaN or infinite, ``[k]``."""
         broken = self.total(jax.tree.map(lambda a: (~jnp.isfinite(a)).astype(jnp.float32), tree))
         return broken / self.total(jax.tree.map(lambda a: jnp.ones_like(a, jnp.float32), tree))
+
+
+def update_statistics(
+    probe: Probe, blocks: Blocks, grads: PyTree, before: PyTree, after: PyTree
+) -> dict[str, Updates]:
+    """The probe's statistics of blocks, by name, of the update from `before` to `after`."""
+
+    def square(tree: PyTree) -> Array:
+        return blocks.total(jax.tree.map(lambda a: jnp.square(a.astype(jnp.float32)), tree))
+
+    update = jax.tree.map(jnp.subtract, after, before)
+    squares = square(grads), square(update), square(before)
+    return {name: kind.of(*squares) for name, kind in probe.kinds_at("block").items()}
 
 
 def find_blocks(model: Model, variables: Variables, inputs: Any) -> Blocks:

@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from ici.adapt import Model, from_nnx
+from ici.adapt import Model, Variables, from_nnx
 from ici.config import Experiment, Group
 from ici.data import Dataset, Split
-from ici.dissect.blocks import find_blocks
+from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
 from ici.engine.lane import Arrays, Hyper, LaneProgram, labelled
 from ici.engine.step import cross_entropy
 from ici.errors import InputError
 from ici.models import InputSpec
-from ici.probe import Taps
+from ici.probe import Probe, Taps
 from ici.store.writer import PER_FEATURE, PER_SITE, Layout, Node, Variable
 
 MAX_CHUNK_STEPS = 100
@@ -124,6 +124,22 @@ def _variables(taps: Taps) -> dict[str, Variable]:
     }
 
 
+def _of_blocks(
+    probe: Probe, model: Model, variables: Variables, inputs: Any
+) -> dict[str, Variable]:
+    if not probe.kinds_at("block"):
+        return {}
+    blocks, params = find_blocks(model, variables, inputs), variables.params
+    statistics = jax.eval_shape(
+        lambda p: [s.labelled() for s in update_statistics(probe, blocks, p, p, p).values()], params
+    )
+    return {
+        name: Variable(("block",) if value.ndim else ())
+        for labelled_ in statistics
+        for name, value in labelled_.items()
+    }
+
+
 def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
     inputs = jax.ShapeDtypeStruct(
         (experiment.batch_size, *dataset.train.inputs.shape[1:]), dataset.train.inputs.dtype
@@ -134,10 +150,11 @@ def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
     cheap = experiment.probe.step_part()
     assert cheap is not None, "an experiment's probe has statistics for every step"
     probed = _variables(model.taps_shape(variables, inputs, cheap))
+    probed |= _of_blocks(cheap, model, variables, inputs)
     if experiment.probe.cotangents:
         probed |= {name: Variable(PER_FEATURE) for name in ("cotangent_mean", "cotangent_std")}
     axes: dict[str, tuple[Any, ...]] = {}
-    if experiment.measurements:
+    if experiment.measurements or experiment.probe.kinds_at("block"):
         low, high, n = LANDSCAPE_MULTIPLES
         multiples = np.geomspace(low, high, n).tolist()
         axes = {"block": find_blocks(model, variables, inputs).names, "multiple": tuple(multiples)}

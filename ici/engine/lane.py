@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from ici.adapt import Model, Variables
+from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import Snapshot, measurement
 from ici.engine.step import Loss, gradients
 from ici.optimizers import make_optimizer, schedule_factor
@@ -126,6 +127,7 @@ class LaneProgram:
         healthy = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
         healthy &= result.loss <= self.divergence_ratio * initial_loss
         running = lane.diverged_at == NEVER
+        before = lane.params
 
         def update(lane: Lane) -> Lane:
             params, opt_state = self.updated(lane, step, result.grads)
@@ -140,7 +142,15 @@ class LaneProgram:
             diverged_at=jnp.where(running & ~healthy, step, lane.diverged_at),
         )
         record = {"loss": result.loss, "grad_norm": grad_norm}
-        return lane, (record, None if result.taps is None else labelled(result.taps))
+        if result.taps is None or probe is None:
+            return lane, (record, None)
+        taps: dict[str, Any] = dict(labelled(result.taps))
+        if probe.kinds_at("block"):
+            blocks = find_blocks(self.model, variables, batch[0])
+            of_blocks = update_statistics(probe, blocks, result.grads, before, lane.params)
+            for statistic in of_blocks.values():
+                taps |= statistic.labelled()
+        return lane, (record, taps)
 
     def chunk(
         self, lane: Lane, first_step: Array, indices_KB: Array, data: Arrays

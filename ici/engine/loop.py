@@ -198,11 +198,14 @@ class GroupLoop:
             )
         )
 
-    def _by_site(self, labelled: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _by_site(self, labelled: dict[str, Any]) -> dict[str, np.ndarray]:
         layout = self.prepared.layout
         widest = max(layout.n_features)
         rows = {}
         for name, sites in labelled.items():
+            if not isinstance(sites, dict):  # of blocks, not of sites
+                rows[name] = sites
+                continue
             # Cheap statistics are on both nodes, the others on the reference batch only.
             variables = layout.nodes["probe"].variables | layout.nodes["reference"].variables
             if variables[name].dims == PER_FEATURE:

@@ -13,11 +13,13 @@ import optax
 from jax import Array
 
 from ici.adapt import Model, Variables, scalar_loss
+from ici.adapt.model import Loss
+from ici.dissect.blocks import find_blocks, update_statistics
+from ici.dissect.objective import Batch
+from ici.measure.updates import Updates
 from ici.probe import Probe, Taps
 
 PyTree = Any
-Loss = Callable[[Any, Any], Array]
-Batch = tuple[Any, Any]
 
 
 class StepResult(NamedTuple):
@@ -69,12 +71,14 @@ class TrainState:
 class Metrics(NamedTuple):
     """What one step reports: loss before the update, global gradient norm, and the taps.
 
-    ``taps`` is None on the steps between two probed ones.
+    ``taps`` is None on the steps between two probed ones. ``blocks`` holds the probe's statistics
+    of blocks by name, such as ``metrics.blocks["updates"].update_ratio``; empty without any.
     """
 
     loss: Array
     grad_norm: Array
     taps: Taps | None
+    blocks: dict[str, Updates]
 
 
 def init_train_state(
@@ -118,7 +122,12 @@ def make_train_step(
         result = gradients(model, objective, variables, batch, probe if probed else None)
         updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
         params = optax.apply_updates(variables.params, updates)
-        metrics = Metrics(result.loss, optax.tree.norm(result.grads), result.taps)
+        of_blocks: dict[str, Updates] = {}
+        if probed and probe is not None and probe.kinds_at("block"):
+            blocks = find_blocks(model, variables, batch[0])
+            of_blocks = update_statistics(probe, blocks, result.grads, variables.params, params)
+        grad_norm = optax.tree.norm(result.grads)
+        metrics = Metrics(result.loss, grad_norm, result.taps, of_blocks)
         return Variables(params, result.state), opt_state, metrics
 
     def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -17,6 +17,7 @@ from ici.measure.statistics import (
 )
 from ici.measure.transport import wasserstein1
 from ici.measure.units import DeadUnits, EffectiveRank, effective_rank_shift
+from ici.measure.updates import Updates
 
 __all__ = [
     "DEAD_STD",
@@ -33,6 +34,7 @@ __all__ = [
     "Shift",
     "SplitMoments",
     "Statistic",
+    "Updates",
     "difference_threshold",
     "effective_rank_shift",
     "noise_floor",
@@ -52,5 +54,6 @@ for _kind in (
     Attention,
     OutputLogits,
     SplitMoments,
+    Updates,
 ):
     register_statistic(_kind.name, _kind)

@@ -23,7 +23,8 @@ class Statistic(Protocol):
 
     Optional class attributes: ``cost``, ``"step"`` (cheap enough for every step; assumed where
     it is missing) or ``"reference"`` (for the reference batch, at a cadence); and ``where``,
-    ``"input"`` (a layer's input; assumed), ``"attention"`` (queries and keys) or ``"output"``.
+    ``"input"`` (a layer's input; assumed), ``"attention"`` (queries and keys), ``"output"``, or
+    ``"block"`` (a block's gradient, update and weights).
     """
 
     @classmethod
