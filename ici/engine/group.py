@@ -98,9 +98,24 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
             f"batch_size is {experiment.batch_size} and {dataset.name} has {n_train} training "
             "examples: wanted a batch no larger than the data."
         )
-    model = from_nnx(
-        experiment.model.build(group.norm, group.depth, input_spec(dataset))  # pyright: ignore[reportAttributeAccessIssue]
-    )
+    if "moments" not in experiment.probe.kinds:
+        raise InputError(
+            f"probe stats is {experiment.probe.stats}: the record's shifts want 'moments' too."
+        )
+    try:
+        model = from_nnx(
+            experiment.model.build(group.norm, group.depth, input_spec(dataset))  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        layout = _layout(experiment, model, dataset)
+    except InputError:
+        raise
+    except Exception as error:
+        shape = (experiment.batch_size, *dataset.train.inputs.shape[1:])
+        raise InputError(
+            f"{type(experiment.model).__name__} with norm {group.norm!r} and depth {group.depth} "
+            f"cannot take inputs {shape} {dataset.train.inputs.dtype}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}: correct the model."
+        ) from error
     program = LaneProgram(
         model=model,
         loss=cross_entropy,
@@ -112,7 +127,7 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
         divergence_ratio=experiment.divergence_ratio,
         shard_batch=experiment.data_parallel > 1,
     )
-    return PreparedGroup(group, program, _layout(experiment, model, dataset))
+    return PreparedGroup(group, program, layout)
 
 
 def _variables(taps: Taps) -> dict[str, Variable]:

@@ -15,6 +15,7 @@ from ici.adapt import Model, Variables
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import Snapshot, measurement
 from ici.engine.step import Loss, gradients
+from ici.errors import InputError
 from ici.optimizers import make_optimizer, schedule_factor
 from ici.probe import Probe, Taps
 
@@ -64,11 +65,23 @@ def labelled(taps: Taps) -> dict[str, dict[str, Array]]:
     for site in taps.sites:
         for statistic in taps.readings[site].values():
             for name, value in statistic.labelled().items():
-                record.setdefault(name, {})[site] = value
+                if site in record.setdefault(name, {}) or name.startswith("cotangent_"):
+                    raise InputError(
+                        f"two of the probe's statistics {', '.join(taps.stats)} are labelled "
+                        f"{name!r}: wanted other names in labelled()."
+                    )
+                record[name][site] = value
     for site, moments in taps.cotangents.items():
         record.setdefault("cotangent_mean", {})[site] = moments.mean
         record.setdefault("cotangent_std", {})[site] = moments.std
     return record
+
+
+def _is_random(leaf: Array) -> bool:
+    """Whether a leaf of a model's state is a random key, or a counter of random numbers drawn."""
+    return any(
+        jnp.issubdtype(leaf.dtype, kind) for kind in (jax.dtypes.prng_key, jnp.unsignedinteger)
+    )
 
 
 @dataclass(frozen=True)
@@ -195,8 +208,14 @@ class LaneProgram:
         return lane, records, taps
 
     def reference(self, lane: Lane, inputs: Any) -> Any:
-        """Labelled taps of `inputs` in training mode; the state it would change is dropped."""
-        variables = Variables(lane.params, lane.state)
+        """Labelled taps of `inputs` in training mode; the state it would change is dropped.
+
+        Random numbers are those of step 0 every time: with dropout, too, an unchanged network
+        gives the same values.
+        """
+        first = self.model.init(jax.random.key(lane.hyper.seed), inputs).state
+        state = jax.tree.map(lambda a, b: b if _is_random(a) else a, lane.state, first)
+        variables = Variables(lane.params, state)
         taps = self.model.apply(variables, inputs, train=True, probe=self.probe)[2]
         assert taps is not None
         return labelled(taps)

@@ -173,8 +173,11 @@ class GroupLoop:
             self._write_between(name, pending.step, by_lane(values))
         loss = np.full((self.n_lanes, 1), np.nan)
         if trained is not None:
-            diverged = diverged_at[slots]
-            self.diverged_at[lanes] = np.where(diverged == NEVER, np.nan, diverged)
+            # A run that met its target trains on until it is repacked: that is not its end.
+            diverged = np.where(diverged_at[slots] == NEVER, np.nan, diverged_at[slots])
+            self.diverged_at[lanes] = np.where(
+                np.isfinite(self.stopped_at[lanes]), self.diverged_at[lanes], diverged
+            )
             records, taps = by_lane(trained)
             steps = np.arange(pending.step, pending.step + pending.n_steps)
             loss = records["loss"]

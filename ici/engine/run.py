@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ici.config import Experiment, differences
-from ici.engine.group import PreparedGroup, prepare
+from ici.engine.group import prepare
 from ici.engine.loop import GroupLoop, Progress
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.environment import environment
 from ici.errors import InputError
+from ici.store.lock import LOCK, sole_writer
 from ici.store.manifest import MANIFEST, GroupEntry, Manifest
 from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, check_space
@@ -56,37 +57,34 @@ def run(
         )
     groups = [prepare(experiment, group, dataset) for group in experiment.groups]
     check_space(folder, sum(group.layout.n_bytes() for group in groups))
-    if old is None or overwrite:
-        _clear(folder)
-        manifest = Manifest(
-            experiment=experiment.describe(),
-            fingerprint=experiment.fingerprint,
-            data_digest=dataset.digest,
-            environment=environment(),
-        )
-        manifest.write(folder)
-    else:
+    with sole_writer(folder):
         manifest = old
-
-    def train(prepared: PreparedGroup) -> None:
-        group = prepared.group
-        entry = GroupEntry(group.norm, group.depth, {})
-        writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
-        loop = GroupLoop(experiment, prepared, dataset, mesh, writer)
-        loop.run(on_progress or (lambda progress: None))
-
-    try:
-        manifest.status = "running"
-        for prepared in groups:
-            entry = manifest.groups.get(prepared.group.name)
-            if entry is None or not entry.done:
-                train(prepared)
-    except BaseException:
-        manifest.status = "failed"
+        if manifest is None or overwrite:
+            _clear(folder)
+            manifest = Manifest(
+                experiment=experiment.describe(),
+                fingerprint=experiment.fingerprint,
+                data_digest=dataset.digest,
+                environment=environment(),
+            )
+            manifest.write(folder)
+        recorded = {name for name, entry in manifest.groups.items() if entry.done}
+        try:
+            manifest.status = "running"
+            for prepared in groups:
+                group = prepared.group
+                if group.name in recorded:
+                    continue
+                entry = GroupEntry(group.norm, group.depth, {})
+                writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
+                loop = GroupLoop(experiment, prepared, dataset, mesh, writer)
+                loop.run(on_progress or (lambda progress: None))
+        except BaseException:
+            manifest.status = "failed"
+            manifest.write(folder)
+            raise
+        manifest.status = "done"
         manifest.write(folder)
-        raise
-    manifest.status = "done"
-    manifest.write(folder)
     return open_results(folder)
 
 
@@ -95,7 +93,7 @@ def _existing(
 ) -> Manifest | None:
     """The record in `folder`, where there is one and `experiment` may go on with it."""
     _check_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
         return None
     if not (folder / MANIFEST).exists():
         raise InputError(

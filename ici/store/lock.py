@@ -1,0 +1,41 @@
+"""One writer per record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ici.errors import InputError
+
+LOCK = ".ici.lock"
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process; the lock ends with the process, however it ends.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            writer = file.read().strip() or "unknown"
+            raise InputError(
+                f"{folder} is being written by another run (process {writer}): wait for it, or "
+                "choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
