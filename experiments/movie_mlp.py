@@ -23,8 +23,8 @@ on the fixed reference batch, step 600 against step 0, in standard deviations at
   - Accuracy at the best rate does not tell the three apart at 3 seeds. BatchNorm's gain here is
     the width of the range of rates; the smaller shift goes with it, which is not to say causes it.
   - The RMS is driven by units that are nearly constant at step 0: at 1e-2 the median unit's shift
-    is 18 without norm, 0.29 with BatchNorm, 1.2 with LayerNorm. BatchNorm runs are chaotic: a change
-    of the last bit alone (another order of sums in a build) moves them by about the seed interval.
+    is 18 without norm, 0.29 with BatchNorm, 1.2 with LayerNorm. BatchNorm runs are chaotic: the
+    last bit alone (another order of sums in a build) moves them by about the seed interval.
 
   SGD (its own grid, 3e-3 to 10)
   - Nobody reaches 70 % in 600 steps. Best final training loss: BatchNorm 0.36 [0.34-0.37] at 0.3,

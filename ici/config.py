@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from ici.data import DataConfig
 from ici.data import resolve as resolve_data
+from ici.description import differences as differences
+from ici.description import fingerprint, plain
 from ici.dissect.measurements import parse_schedule
 from ici.errors import InputError, unknown_name
 from ici.models import ModelConfig
@@ -46,9 +47,49 @@ class LaneSpec:
 
 
 def _grid(value: Any) -> tuple[Any, ...]:
+    value = _number(value)
     values = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
+    return tuple(_number(v) for v in values)
+
+
+def _number(value: Any) -> Any:
     # NumPy's numbers become Python's: a description must be JSON.
-    return tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _has(*methods: str) -> Callable[[Any], bool]:
+    # A class has them too, but was not called: it holds no settings.
+    return lambda v: not isinstance(v, type) and all(callable(getattr(v, m, None)) for m in methods)
+
+
+# By the first word of a field's annotation: what its values, or each of a grid, must be.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda v: isinstance(v, str)),
+    "bool": ("True or False", lambda v: isinstance(v, bool)),
+    "int": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "float": ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    "Probe": ("a probe, such as ici.Probe(every=10)", lambda v: isinstance(v, Probe)),
+    "DataConfig": ("a data set's name, or a config such as Digits()", _has("load", "fingerprint")),
+    "ModelConfig": ("a family's name, or a config such as MLPConfig()", _has("build")),
+}
+
+
+def _of_kind(name: str, annotation: str, value: Any) -> Any:
+    """`value` as Python's own type for the field; `InputError` where it is of another kind."""
+    if value is None and annotation.endswith("| None"):
+        return None
+    swept = annotation.startswith("tuple[")
+    kind = re.split(r"\W", annotation.removeprefix("tuple["))[0]
+    wanted, accepts = _KINDS[kind]
+    values = _grid(value) if swept else (_number(value),)
+    for each in values:
+        if not accepts(each):
+            shown = " ".join(repr(each).split())
+            shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+            raise InputError(f"{name} is {shown}: wanted {wanted}.")
+    # 1 and 1.0 are one learning rate, and so one experiment.
+    values = tuple(float(v) for v in values) if kind == "float" else values
+    return values if swept else values[0]
 
 
 @dataclass(frozen=True)
@@ -116,22 +157,22 @@ class Experiment:
     lane_width: int | None = None
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("norm", "depth", "weight_decay", "seed", "measure"):
-            put(name, _grid(getattr(self, name)))
-        if self.lr is not None:
-            put("lr", _grid(self.lr))
         if isinstance(self.data, str):
-            put("data", resolve_data(self.data))
+            object.__setattr__(self, "data", resolve_data(self.data))
         if isinstance(self.model, str):
-            put("model", resolve_model(self.model))
+            object.__setattr__(self, "model", resolve_model(self.model))
+        for each in fields(self):
+            value = _of_kind(each.name, str(each.type), getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
         self._check_names()
         self._check_grid()
         self._check_numbers()
 
     def _check_names(self) -> None:
-        if not self.name or "/" in self.name:
-            raise InputError(f"name is {self.name!r}: wanted a word without '/'.")
+        if self.name.strip() in ("", ".", "..") or "/" in self.name:
+            raise InputError(
+                f"name is {self.name!r}: wanted the name of a folder, without '/', such as 'mine'."
+            )
         for norm in self.norm:
             check_norm(norm)
         if self.optimizer not in optimizer_names():
@@ -149,7 +190,7 @@ class Experiment:
             if len(set(values)) < len(values):
                 raise InputError(f"{name} is {values}: wanted every value once.")
         for depth in self.depth:
-            if not isinstance(depth, int) or depth < 1:
+            if depth < 1:
                 raise InputError(f"depth is {depth}: wanted an integer >= 1.")
         for lr in self.learning_rates:
             if not (math.isfinite(lr) and lr > 0):
@@ -158,7 +199,7 @@ class Experiment:
             if not (math.isfinite(decay) and decay >= 0):
                 raise InputError(f"weight_decay is {decay}: wanted a finite number >= 0.")
         for seed in self.seed:
-            if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            if not 0 <= seed < 2**31:
                 raise InputError(f"seed is {seed}: wanted an integer from 0 to 2**31 - 1.")
 
         if self.probe.step_part() is None:
@@ -177,6 +218,11 @@ class Experiment:
                 raise InputError(f"{name} is {getattr(self, name)}: wanted an integer >= 1.")
         if self.warmup_steps < 0:
             raise InputError(f"warmup_steps is {self.warmup_steps}: wanted an integer >= 0.")
+        if self.warmup_steps > self.steps:
+            raise InputError(
+                f"warmup_steps is {self.warmup_steps} and steps is {self.steps}: wanted a warm-up "
+                "that ends within the run."
+            )
         cadences = {name: getattr(self, name) for name in ("reference_every", "eval_every")}
         cadences |= {f"measure {name}@": every for name, every in self.measurements.items()}
         for name, every in cadences.items():
@@ -231,7 +277,11 @@ class Experiment:
             value = getattr(self, each.name)
             if each.name == "lr":
                 value = self.learning_rates
-            described[each.name] = _plain(value)
+            described[each.name] = (
+                self.data.fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
+                if each.name == "data"
+                else plain(value)
+            )
         return described
 
     def identity(self) -> dict[str, Any]:
@@ -243,35 +293,3 @@ class Experiment:
     def fingerprint(self) -> str:
         """SHA-256 of `identity`."""
         return fingerprint(self.identity())
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """SHA-256 hex digest of a JSON-able description."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines ``field: old -> new`` for every entry in which two descriptions differ."""
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += [f"{name}.{line}" for line in differences(before, after)]
-        elif before != after:
-            lines.append(f"{name}: {before} -> {after}")
-    return lines
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, DataConfig):
-        return value.fingerprint()
-    if is_dataclass(value) and not isinstance(value, type):
-        name = getattr(type(value), "registered_name", None)
-        # Field by field: asdict would copy what need not be copyable.
-        parts = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-        return {"name": name, **parts} if name else parts
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, type) or callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
-    return value

@@ -78,7 +78,7 @@ def plan(
     calls: dict[Any, list[Tagged]] = {}
     for tagged in tags:
         mark = tagged.mark
-        calls.setdefault((mark.path, mark.argument, mark.where), []).append(tagged)
+        calls.setdefault((mark.path, mark.module, mark.argument, mark.where), []).append(tagged)
     for same in calls.values():
         for i, tagged in enumerate(same):
             call = f"#{i}" if len(same) > 1 else ""

@@ -28,6 +28,7 @@ LAYERS = [
     "models",
     "data",
     "optimizers",
+    "description",
     "config",
     "store",
     "engine",

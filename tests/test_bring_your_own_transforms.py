@@ -164,6 +164,24 @@ def test_a_stack_scanned_twice_once_backwards_is_in_execution_order():
 STATS = ("moments", "extremes", "attention", "output_logits")
 
 
+INNER = nn.Dense(3)
+jitted_apply = jax.jit(INNER.apply)
+
+
+class AppliesAnother(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        params = self.param("inner", lambda key: INNER.init(key, x))
+        return nn.Dense(2, name="head")(jitted_apply(params, x))
+
+
+def test_a_trace_that_jax_kept_from_before_hides_nothing():
+    model, variables = linen_model(AppliesAnother())
+    model.apply(variables, FLAT)  # JAX keeps the trace of the inner jit, without tags
+    probe = Probe(select="Dense")
+    equal(model.apply(variables, FLAT, probe=probe)[2]["Dense"], Moments.of(FLAT), rtol=1e-6)
+
+
 # -- attention and output -----------------------------------------------------------------------
 
 
@@ -178,6 +196,7 @@ class NnxAttends(nnx.Module):
 
 
 held = jax.nn.dot_product_attention
+ORIGINALS = (jax.nn.dot_product_attention, nnx.dot_product_attention, nn.dot_product_attention)
 
 
 class LinenAttends(nn.Module):
@@ -211,7 +230,18 @@ def test_direct_calls_of_attention_are_watched(how):
     expected = Attention.of(qkv[..., :4], qkv[..., 4:8], **settings)
     equal(taps["attention"], expected, rtol=1e-4, atol=1e-5)
     assert taps["attention"].count.tolist() == [20, 20]
-    assert jax.nn.dot_product_attention is held  # nothing stays behind
+    # Nothing stays behind.
+    now = (jax.nn.dot_product_attention, nnx.dot_product_attention, nn.dot_product_attention)
+    assert all(a is b for a, b in zip((*now, held), (*ORIGINALS, ORIGINALS[0]), strict=True))
+
+
+@pytest.mark.parametrize("how", ["jax", "per example"])
+def test_queries_that_a_mask_leaves_out_do_not_count(how):
+    model, variables = nnx_model(NnxAttends, how=HOW[how])
+    keep = jnp.arange(4)[None] < jnp.array([1, 2, 3, 4, 4])[:, None]
+    probe = Probe(stats=("attention",), mask=lambda x: keep)
+    taps = model.apply(variables, X, probe=probe)[2]
+    assert taps["attention"].count.tolist() == [14, 14]
 
 
 class LinenTransformer(nn.Module):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from flax import nnx
 
 import ici
 from ici.config import differences
 from ici.data import Synthetic
+from ici.description import plain
 from ici.optimizers import default_learning_rates, optimizer_names
 
 
@@ -89,6 +97,33 @@ def test_differences_name_nested_fields():
         ({"divergence_ratio": 0.5}, "divergence_ratio is 0.5"),
         ({"name": "a/b"}, "name is 'a/b'"),
         ({"devices": 0}, "devices is 0"),
+        ({"name": ".."}, "name is '..'"),
+        ({"name": "."}, "name is '.'"),
+        ({"name": ""}, "name is ''"),
+        ({"name": 3}, "name is 3: wanted a text"),
+        ({"warmup_steps": 601}, "warmup_steps is 601 and steps is 600"),
+        ({"steps": 1.5}, "steps is 1.5: wanted an integer"),
+        ({"steps": "10"}, "steps is '10': wanted an integer"),
+        ({"steps": None}, "steps is None: wanted an integer"),
+        ({"batch_size": 64.0}, "batch_size is 64.0: wanted an integer"),
+        ({"devices": 1.5}, "devices is 1.5: wanted an integer"),
+        ({"depth": (True,)}, "depth is True: wanted an integer"),
+        ({"seed": ("0",)}, "seed is '0': wanted an integer"),
+        ({"lr": "1e-3"}, "lr is '1e-3': wanted a number"),
+        ({"weight_decay": "0.1"}, "weight_decay is '0.1': wanted a number"),
+        ({"target_accuracy": "x"}, "target_accuracy is 'x': wanted a number"),
+        ({"stop_at_target": 1}, "stop_at_target is 1: wanted True or False"),
+        ({"norm": None}, "norm is None: wanted a text"),
+        ({"norm": (1,)}, "norm is 1: wanted a text"),
+        ({"measure": None}, "measure is None: wanted a text"),
+        ({"optimizer": None}, "optimizer is None: wanted a text"),
+        ({"probe": None}, "probe is None: wanted a probe"),
+        ({"probe": ici.Probe}, "probe is <class .*: wanted a probe"),
+        ({"model": ici.MLPConfig}, "model is <class .*: wanted a family's name"),
+        ({"model": {}}, "model is {}: wanted a family's name"),
+        ({"data": Synthetic}, "data is <class .*: wanted a data set's name"),
+        ({"data": {}}, "data is {}: wanted a data set's name"),
+        ({"data": np.zeros((30, 30))}, r"data is \[\[0.0.*\.\.\.: wanted a data set's name"),
     ],
 )
 def test_what_cannot_be_is_told_at_birth(change, message):
@@ -97,9 +132,116 @@ def test_what_cannot_be_is_told_at_birth(change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_users_own_model_needs_only_a_build_method(tmp_path):
-    from flax import nnx
+def test_numpy_numbers_are_pythons():
+    e = experiment(
+        depth=np.arange(1, 3), lr=np.float32(0.5), seed=np.array(4), steps=np.int64(20),
+        target_accuracy=np.float64(0.5), stop_at_target=np.bool_(True), eval_every=np.int32(10),
+    )  # fmt: skip
+    assert (e.depth, e.lr, e.seed, e.steps) == ((1, 2), (0.5,), (4,), 20)
+    assert json.loads(json.dumps(e.describe())) == e.describe()
+    usual = experiment(
+        depth=(1, 2), lr=0.5, seed=4, steps=20, target_accuracy=0.5, stop_at_target=True,
+        eval_every=10,
+    )  # fmt: skip
+    assert e.fingerprint == usual.fingerprint
 
+
+def test_whole_numbers_are_the_same_rates_as_floats():
+    whole = experiment(lr=(1,), weight_decay=0, divergence_ratio=1000, target_accuracy=1)
+    floats = experiment(lr=1.0, weight_decay=0.0, divergence_ratio=1e3, target_accuracy=1.0)
+    assert whole.fingerprint == floats.fingerprint and whole == floats
+    assert type(whole.lr[0]) is float  # pyright: ignore[reportOptionalSubscript]
+
+
+FUNCTIONS = """
+import functools, jax
+
+KEEP = {KEEP!r}
+
+def beside(site):
+    return site.name in KEEP
+
+def calls(site):
+    return (lambda s: beside(s))(site)
+
+def recursive(site):
+    return recursive(site)
+
+def enclosing(threshold):
+    return lambda site: len(site.name) > threshold
+
+class Named:
+    def __init__(self, name):
+        self.name = name
+    def __call__(self, site):
+        return site.name == self.name
+    def ends(self, site):
+        return site.name.endswith(self.name)
+
+functions = dict(
+    a=lambda site: site.name == "a",
+    b=lambda site: site.name == "b",
+    attribute=lambda site: site.module == "a",
+    negated=lambda site: site.name != "a",
+    default=lambda site, name="a": site.name == name,
+    other_default=lambda site, name="b": site.name == name,
+    keyword=lambda site, *, name="b": site.name == name,
+    in_set=lambda site: site.name in {{"q", "w", "e", "r", "t", "y"}},
+    nested=lambda site: [k for k in site.name if k == "a"],
+    other_nested=lambda site: [k for k in site.name if k == "b"],
+    near=enclosing(3),
+    far=enclosing(4),
+    beside=beside,
+    calls=calls,
+    recursive=recursive,
+    partial=functools.partial(enclosing, 3),
+    other_partial=functools.partial(enclosing, 4),
+    jitted=jax.jit(lambda site: site + 1),
+    other_jitted=jax.jit(lambda site: site + 2),
+    object=Named("a"),
+    other_object=Named("b"),
+    method=Named("a").ends,
+    other_method=Named("b").ends,
+)
+"""
+
+
+def described(keep=("q", "w")):
+    space: dict[str, Any] = {"__name__": "users_own"}
+    exec(FUNCTIONS.format(KEEP=set(keep)), space)
+    return {k: plain(f) for k, f in space["functions"].items()}
+
+
+def test_functions_that_differ_are_told_apart_and_the_same_source_is_the_same():
+    first = described()
+    assert len(set(first.values())) == len(first)
+    assert described() == first
+    assert not any("0x" in text for text in first.values())
+    changed = described(keep=("q",))
+    assert {name for name in first if changed[name] != first[name]} == {"beside", "calls"}
+
+
+def test_description_of_functions_is_the_same_in_another_process():
+    code = "import json, test_config; print(json.dumps(test_config.described()))"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == described()
+
+
+def test_another_predicate_is_another_experiment():
+    def with_probe(**settings):
+        return experiment(probe=ici.Probe(**settings)).fingerprint
+
+    assert with_probe(select=lambda s: s.name == "a") != with_probe(select=lambda s: s.name == "b")
+    assert with_probe(mask=lambda x: x != 0) != with_probe(mask=lambda x: x != 1)
+    assert with_probe(select=nnx.Linear) == with_probe(select=nnx.Linear)
+    described = experiment(probe=ici.Probe(select=nnx.Linear)).describe()
+    assert described["probe"]["select"].endswith("Linear")  # types go by name
+
+
+def test_a_users_own_model_needs_only_a_build_method(tmp_path):
     class Line(nnx.Module):
         def __init__(self, features, classes, rngs):
             self.only = nnx.Linear(features, classes, rngs=rngs)

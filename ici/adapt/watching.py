@@ -184,7 +184,7 @@ class _Reading:
             given = dict(zip(mark.operands, map(jax.lax.stop_gradient, operands), strict=True))
             query, key = given.pop("query"), given.pop("key")
             counted = self.mask_for(query.shape[:-1])
-            if False:
+            if counted is not None:
                 # Queries that do not count attend to nothing, and such are left out.
                 here = counted[..., None, :, None]
                 given["mask"] = here & given["mask"] if "mask" in given else here

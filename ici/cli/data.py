@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ici.cli.consoles import whole_lines
 from ici.data import commands
 from ici.errors import InputError, unknown_name
 
@@ -29,7 +29,7 @@ def _list(arguments: list[str]) -> None:
         table.add_column(column)
     for row in commands.listing():
         table.add_row(row["name"], row["kind"], row["prepared"], escape(row["needs"]))
-    Console().print(table)
+    whole_lines().print(table)
 
 
 def _prepare(arguments: list[str]) -> None:
@@ -37,12 +37,13 @@ def _prepare(arguments: list[str]) -> None:
     names = [a for a in arguments if a != "--rebuild"]
     path = commands.prepare(_one_name("prepare", names), rebuild=rebuild)
     where = f"in {path}" if path else "made when it is used; nothing to store"
-    Console().print(f"{names[0]} is ready: {where}", highlight=False, soft_wrap=True)
+    text = f"{names[0]} is ready: {where}"
+    whole_lines().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(arguments: list[str]) -> None:
     facts = commands.show(_one_name("show", arguments))
-    console = Console()
+    console = whole_lines()
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if key in ("splits", "examples"):
@@ -50,9 +51,9 @@ def _show(arguments: list[str]) -> None:
             entries = value.items() if isinstance(value, dict) else enumerate(value)
             for name, entry in entries:
                 entry = json.dumps(entry, ensure_ascii=False)
-                console.print(f"  {name}: {entry}", highlight=False, markup=False)
+                console.print(f"  {name}: {entry}", highlight=False, markup=False, soft_wrap=True)
         else:
-            console.print(f"{key}: {text}", highlight=False, markup=False)
+            console.print(f"{key}: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _one_name(command: str, names: list[str]) -> str:

@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from ici.cli.consoles import whole_lines
 from ici.engine.mesh import claim_cpu_devices
 from ici.environment import environment
 from ici.errors import InputError
@@ -30,7 +30,7 @@ def doctor_command(arguments: list[str]) -> int:
         raise InputError(f"ici doctor takes nothing: saw {arguments[0]!r}.")
     claim_cpu_devices()
     facts = environment()
-    console = Console()
+    console = whole_lines()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("devices", f"{facts['devices']} × {facts['device_kind']} ({facts['backend']})")
     table.add_row("processor", f"{facts['cpu']}, {facts['cores']} cores")
@@ -52,10 +52,12 @@ def doctor_command(arguments: list[str]) -> int:
             f"missing: {name} ({purpose}): pip install -e '.[{extra}]' in the checkout",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
     if facts["backend"] == "cpu" and shutil.which("nvidia-smi"):
         console.print(
             "an NVIDIA GPU seems present, but JAX uses the CPU: pip install -e '.[cuda]'",
             markup=False,
+            soft_wrap=True,
         )
     return 0

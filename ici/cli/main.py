@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from ici.errors import InputError, unknown_name
 
@@ -33,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(arguments)
+        with _warnings_in_one_line():
+            return _dispatch(arguments)
     except InputError as error:
         return _fail(str(error))
     except OSError as error:
@@ -48,6 +53,25 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ici: interrupted; the same command with --resume goes on.", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Shows this package's own warnings as it shows errors: without a line of its source."""
+    package = Path(__file__).parents[1]
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, *more: Any
+        ) -> None:
+            if issubclass(category, RuntimeWarning) and Path(filename).is_relative_to(package):
+                print("ici: warning: " + " ".join(str(message).split()), file=sys.stderr)
+            else:
+                usual(message, category, filename, *more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str) -> int:

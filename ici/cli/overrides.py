@@ -7,16 +7,19 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import itertools
+import re
 import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
+from rich.text import Text
 
 from ici.config import Experiment
 from ici.data import resolve as resolve_data
-from ici.errors import InputError
+from ici.errors import InputError, unknown_name
 from ici.models import resolve as resolve_model
 from ici.probe import Probe
 
@@ -37,6 +40,22 @@ class RunOptions:
     overwrite: bool = False
     figures: bool = True
 
+    def __post_init__(self) -> None:
+        if self.out is not None and not self.out.strip():
+            raise InputError(f"--out is {self.out!r}: wanted a folder, such as --out runs/mine.")
+        if self.resume and self.overwrite:
+            raise InputError(
+                "--resume and --overwrite are both set: wanted one; --resume goes on with a "
+                "record, --overwrite replaces it."
+            )
+
+
+_GRIDS = ("--probe.stats",) + tuple(
+    f"--{f.name.replace('_', '-')}"
+    for f in dataclasses.fields(Experiment)
+    if str(f.type).startswith("tuple[")
+)
+
 
 def load_experiment(path: str) -> Experiment:
     """The object named ``experiment`` in a Python file.
@@ -44,7 +63,7 @@ def load_experiment(path: str) -> Experiment:
     Raises:
       InputError: no such file, it fails to load, or it defines no experiment.
     """
-    file = Path(path)
+    file = Path(path).resolve()  # as Python names it in tracebacks
     if not file.is_file():
         raise InputError(f"no file {path}: wanted a Python file that defines `experiment`.")
     spec = importlib.util.spec_from_file_location(f"ici_experiment_{file.stem}", file)
@@ -56,9 +75,11 @@ def load_experiment(path: str) -> Experiment:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
+        line = frames[-1].lineno if frames else "?"
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            line = error.lineno
         raise InputError(
             f"{path}, line {line}: {type(error).__name__}: {error}: correct the experiment file."
         ) from error
@@ -80,8 +101,7 @@ def override(
       InputError: an option that is no field, a value of the wrong type, or an experiment that
         cannot be.
     """
-    arguments = [a.replace("_", "-") if a.startswith("--") else a for a in arguments]
-    named, arguments = _named_configs(arguments)
+    named, arguments = _named_configs(_split_options(arguments))
     base = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment)} | named
     schema = _schema(base)
     parsed = _parse(schema, arguments, prog)
@@ -94,6 +114,26 @@ def override(
         **{f.name: getattr(parsed.probe, f.name) for f in dataclasses.fields(parsed.probe)},
     )
     return Experiment(**(base | values)), options
+
+
+def _split_options(arguments: list[str]) -> list[str]:
+    """Every ``--key=value`` as two words, and every key with dashes."""
+    words: list[str] = []
+    key = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, given, value = argument.partition("=")
+            key = key.replace("_", "-")
+            words += [key, value] if given else [key]
+        else:
+            value = argument
+            words.append(value)
+        if key in _GRIDS and "," in value:
+            apart = " ".join(value.strip("()[]").replace(",", " ").split())
+            raise InputError(
+                f"{key} is {value!r}: wanted values separated by spaces, such as {key} {apart}."
+            )
+    return words
 
 
 def _named_configs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -167,12 +207,7 @@ def _parse(schema: Any, arguments: list[str], prog: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [line.strip(" │╭╮╰╯─-") for line in said.getvalue().splitlines()]
-        lines = [line for line in lines if line]
-        what = next((line for line in lines if line.startswith("Error")), " ".join(lines[:2]))
-        raise InputError(
-            f"{what}: wanted a value of the type that `{prog} --help` names."
-        ) from None
+        raise _refusal(said.getvalue(), prog) from None
     if unknown:
         if not unknown[0].startswith("--"):
             raise InputError(f"unexpected {unknown[0]!r}: wanted options such as --depth 20.")
@@ -180,6 +215,20 @@ def _parse(schema: Any, arguments: list[str], prog: str) -> Any:
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"unknown option {unknown[0]}: {hint}`{prog} --help` lists them all.")
     return parsed
+
+
+def _refusal(box: str, prog: str) -> InputError:
+    """The error that tyro shows as a titled box, whose first paragraph says what is wrong."""
+    box = Text.from_ansi(box).plain  # coloured where standard output is a terminal
+    # Rules between the parts are of "-" where the terminal has no "─".
+    lines = [re.sub("^[─-]+$", "", line.strip(" │╭╮╰╯")) for line in box.splitlines()[1:]]
+    what = " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda x: not x, lines)))
+    what = what.rstrip(".")
+    choice = re.fullmatch(r"invalid choice '(.*)' for argument '--(.*)'\. .* \((.*)\)", what)
+    if choice:
+        value, option, known = choice.groups()
+        return unknown_name(option, value, re.findall(r"'([^']*)'", known))
+    return InputError(f"{what}: wanted a value of the type that `{prog} --help` names.")
 
 
 def _option_names(schema: Any) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ class LiveProgress:
         self.experiment = experiment
         self.console = console
         self.seen: dict[tuple[str, int], Progress] = {}
+        self.run_steps: dict[tuple[str, int], int] = {}
+        self.told_end: set[tuple[str, int]] = set()
         self.started = self.last_line = time.perf_counter()
         self.live = Live(console=console, refresh_per_second=4, transient=True)
 
@@ -37,16 +39,22 @@ class LiveProgress:
 
     def update(self, progress: Progress) -> None:
         """Takes in what one chunk brought."""
-        previous = self.seen.get((progress.norm, progress.depth))
+        group = progress.norm, progress.depth
+        previous = self.seen.get(group)
         if previous is not None and progress.loss != progress.loss:
             progress = _with_loss(progress, previous.loss)
-        self.seen[progress.norm, progress.depth] = progress
+        new_steps = progress.step - (previous.step if previous else 0)
+        self.run_steps[group] = self.run_steps.get(group, 0) + new_steps * progress.n_running
+        self.seen[group] = progress
         if self.console.is_terminal:
             self.live.update(self._table())
             return
         now = time.perf_counter()
         ended = progress.step == progress.steps or not progress.n_running
-        if now - self.last_line > PLAIN_LINE_EVERY_S or (ended and progress != previous):
+        # A group's last steps and the measurements after them are reported apart.
+        if group not in self.told_end and (ended or now - self.last_line > PLAIN_LINE_EVERY_S):
+            if ended:
+                self.told_end.add(group)
             self.last_line = now
             self.console.print(self._line(progress), highlight=False, soft_wrap=True)
 
@@ -60,11 +68,15 @@ class LiveProgress:
         elapsed = time.perf_counter() - self.started
         return f"{elapsed * (1 - done) / done:.0f} s left" if done else "…"
 
+    def _rate(self, p: Progress) -> str:
+        # A run that has ended is no longer trained, or trained for nothing until it is repacked.
+        return f"{self.run_steps[p.norm, p.depth] / max(p.elapsed_s, 1e-9):,.0f}"
+
     def _line(self, p: Progress) -> str:
         return (
             f"{p.norm:>8} depth {p.depth}  step {p.step}/{p.steps}  "
             f"{p.n_running}/{p.n_lanes} running, {p.n_diverged} diverged  "
-            f"{_rate(p)} run-steps/s  loss {p.loss:.4g}  {self._left()}"
+            f"{self._rate(p)} run-steps/s  loss {p.loss:.4g}  {self._left()}"
         )
 
     def _table(self) -> Table:
@@ -83,15 +95,11 @@ class LiveProgress:
                 f"{p.step}/{p.steps}",
                 f"{p.n_running}/{p.n_lanes}",
                 str(p.n_diverged),
-                _rate(p),
+                self._rate(p),
                 f"{p.loss:.4g}",
             )
         table.caption = self._left()
         return table
-
-
-def _rate(progress: Progress) -> str:
-    return f"{progress.step * progress.n_lanes / max(progress.elapsed_s, 1e-9):,.0f}"
 
 
 def _with_loss(progress: Progress, loss: float) -> Progress:

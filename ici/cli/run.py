@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ def run_command(arguments: list[str]) -> int:
     experiment, options = override(load_experiment(file), rest, f"ici run {file}")
     out = Path(options.out or f"runs/{experiment.name}")
     console = Console()
+    say = functools.partial(console.print, markup=False, soft_wrap=True)
     started = time.perf_counter()
     with LiveProgress(experiment, console) as progress:
         results = run(
@@ -35,9 +37,9 @@ def run_command(arguments: list[str]) -> int:
             on_progress=progress.update,
         )
     if not progress.seen:
-        console.print(f"{out} holds this experiment, complete; nothing to train.")
+        say(f"{out} holds this experiment, complete; nothing to train.")
     _show(results, options, console)
-    console.print(f"Record in {out}, {time.perf_counter() - started:.0f} s in all.")
+    say(f"Record in {out}, {time.perf_counter() - started:.0f} s in all.")
     return 0
 
 
@@ -67,4 +69,4 @@ def _show(results: Results, options: RunOptions, console: Console) -> None:
             written = draw_all(results, results.path / "figures")
         for path in written:
             if path.suffix == ".png":
-                console.print(f"  {path}", highlight=False, soft_wrap=True)
+                console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)

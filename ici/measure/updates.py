@@ -19,7 +19,11 @@ class Updates:
     norm that belongs to it), and ‖ΔW‖₂/‖W‖₂ of all together. Ratios that stay near 1e-3 are a
     common rule of thumb for healthy training.
 
-    Cost: every step is fine; one pass over parameters, gradients and updates.
+    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks" (2010), §4, for gradients by layer; You, Gitman & Ginsburg, "Large Batch Training of
+    Convolutional Networks" (2017), §4, for the ratio of weights and updates.
+
+    Cost: step: one pass over parameters, gradients and updates.
 
     Caveats: a block whose weights are all 0 has the ratio infinity, or NaN if it does not move.
     Merging gives the root mean square over the merged steps.

@@ -72,11 +72,21 @@ class Manifest:
                 f"{folder} holds no {MANIFEST}: wanted a folder that `ici run --out` wrote."
             ) from None
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): restore it or run again.") from None
+            raise _damaged(path, error) from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             seen = content.get("schema") if isinstance(content, dict) else None
             raise InputError(
-                f"{path} has schema {seen}: this version of ici reads schema {SCHEMA}."
+                f"{path} has schema {seen}: this version of ici reads schema {SCHEMA}; `ici run "
+                "--overwrite` replaces the record."
             )
-        groups = {name: GroupEntry(**entry) for name, entry in content.pop("groups").items()}
-        return cls(**content, groups=groups)
+        try:
+            groups = {name: GroupEntry(**entry) for name, entry in content.pop("groups").items()}
+            return cls(**content, groups=groups)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} is damaged ({error}): restore it, or `ici run --overwrite` replaces the record."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,20 @@ BAD = [
     ("run FILE --devices 99", "devices is 99"),
     ("run FILE --data-parallel 3 --batch-size 16", "batch_size is 16 and data_parallel is 3"),
     ("run FILE --out FILE", "is a file: wanted a folder"),
+    ("run FILE --data=moviereviews", "unknown data set 'moviereviews'"),
+    ("run FILE --data", "--data has no value"),
+    ("run FILE --activation swish", "unknown activation 'swish': .* gelu, relu, sigmoid, tanh[.]"),
+    ("run FILE --devices few", "--devices: .*instantiated from .'few'.: wanted"),
+    ("run FILE --lr 1e-3,1e-2", "separated by spaces, such as --lr 1e-3 1e-2[.]"),
+    ("run FILE --lr=(1e-3, 1e-2)", "separated by spaces"),
+    ("run FILE --norm none,batch", "separated by spaces, such as --norm none batch[.]"),
+    ("run FILE --weight_decay 0,1", "separated by spaces, such as --weight-decay 0 1[.]"),
+    ("run FILE --probe.stats moments,extremes", "--probe.stats moments extremes[.]"),
+    ("run FILE --resume --overwrite", "--resume and --overwrite are both set"),
+    ("run FILE --out=", "--out is '': wanted a folder"),
+    ("run FILE --warmup-steps 21", "warmup_steps is 21 and steps is 20"),
+    ("run FILE --name ..", "name is '..'"),
+    ("run FILE --name .", "name is '.'"),
     ("report nowhere", "no manifest.json"),
     ("data show nothing", "unknown data set 'nothing'"),
     ("data prepare", "wanted one name"),
@@ -159,13 +174,21 @@ def test_bad_input_is_one_line_and_leaves_no_trace(file, tmp_path, capsys, comma
         ("x = 1\nx.y = 2", "line 2: AttributeError"),
         ("def f(:", "line 1: SyntaxError"),
         ("import ici\nexperiment = ici.Experiment(dpeth=3)", "line 2: TypeError.*dpeth"),
+        ("import sys\n\nsys.exit()", "line 3: SystemExit"),
+        ("raise SystemExit('no\\ndata')", "line 1: SystemExit: no data"),
+        ("import json\n\njson.loads('\\n\\n\\n\\n')", "line 3: JSONDecodeError"),
     ],
 )
-def test_experiment_file_that_cannot_be(file, capsys, text, message):
+@pytest.mark.parametrize("given", ["absolute", "relative", "up"])
+def test_experiment_file_that_cannot_be(file, tmp_path, monkeypatch, capsys, text, message, given):
     import re
 
     Path(file).write_text(text)
-    assert main(["run", file]) == 2
+    path = {"absolute": file, "relative": "tiny.py", "up": "../tiny.py"}[given]
+    if given == "up":
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+    assert main(["run", path]) == 2
     err = capsys.readouterr().err
     assert re.search(message, err) and err.count("\n") == 1
 
@@ -176,6 +199,47 @@ def test_folder_of_another_experiment_shows_the_differing_fields(file, capsys):
     assert main(["run", file, "--lr", "0.5", "--width", "9"]) == 2
     err = capsys.readouterr().err
     assert "lr: [0.001, 0.01] -> [0.5]" in err and "model.width: 8 -> 9" in err
+
+
+@pytest.mark.parametrize(
+    "content", ['{"schema', '{"schema": 1}', '{"schema": 1, "groups": [2]}', "{}"]
+)
+def test_damaged_manifest_tells_how_to_start_again(file, tmp_path, capsys, content):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "manifest.json").write_text(content)
+    for command in (["run", file, "--out", "o"], ["report", "o"]):
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert "manifest.json" in err and "--overwrite" in err and err.count("\n") == 1
+
+
+def test_own_warning_is_one_line_and_others_are_as_usual(file, monkeypatch, capsys):
+    def warned(*args, **kwargs):
+        for filename in (ici.__file__, "/elsewhere.py"):
+            warnings.warn_explicit("cannot keep\ndata", RuntimeWarning, filename, 3)
+        raise ici.InputError("enough")
+
+    monkeypatch.setattr("ici.cli.run.run", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda m, c, f, n, *_: print(f, file=sys.stderr)
+        )
+        usual = warnings.showwarning
+        assert main(["run", file]) == 2
+        assert warnings.showwarning is usual
+    err = capsys.readouterr().err
+    assert err == "ici: warning: cannot keep data\n/elsewhere.py\nici: enough\n"
+
+
+def test_pipes_get_whole_lines(file, monkeypatch, capsys):
+    monkeypatch.setattr("ici.data.commands.show", lambda name: {"how": "word " * 60 + "end"})
+    rows = [{"name": "n", "kind": "k", "prepared": "p", "needs": "word " * 60 + "end"}]
+    monkeypatch.setattr("ici.data.commands.listing", lambda: rows)
+    monkeypatch.setattr("ici.cli.doctor._EXTRAS", {"no_such": ("demo", "word " * 60 + "end")})
+    for command in (["data", "show", "n"], ["data", "list"], ["doctor"]):
+        assert main(command) == 0
+        assert "word " * 60 + "end" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
