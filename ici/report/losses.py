@@ -43,7 +43,7 @@ def draw_loss_curves(results: Records, title: str = "") -> Figure:
       InputError: the record holds several depths or other settings.
     """
     check_one_setting(results)
-    loss = training_loss(results)
+    loss = training_loss(results).sortby("lr")
     norms, lrs = loss["norm"].values.tolist(), loss["lr"].values.tolist()
     width = max(1, int(results.experiment["steps"]) // N_BINS)
     binned = loss.coarsen(step=width, boundary="pad").mean()
@@ -152,8 +152,8 @@ def draw_final_loss(results: Records, title: str = "") -> Figure:
       InputError: the record holds several depths or other settings.
     """
     check_one_setting(results)
-    ended = diverged(results)
-    losses = over_seeds(final_loss(results))
+    ended = diverged(results).sortby("lr")
+    losses = over_seeds(final_loss(results).sortby("lr"))
     norms, lrs = losses["norm"].values.tolist(), losses["lr"].values.astype(float)
     figure = new_figure(5.2, 3.4, f"Final training loss{title}", _final_caption(results))
     axes = figure.subplots()

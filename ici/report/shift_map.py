@@ -119,10 +119,16 @@ def _hatch(axes: Axes, edges: tuple[np.ndarray, np.ndarray], mask: np.ndarray, h
         )
 
 
+def _examples(results: Records) -> str:
+    """How many examples the reference batch really has: a small data set gives fewer."""
+    counts = results.reference["count"].max().item()
+    return "?" if counts != counts else f"{counts:g}"
+
+
 def _caption(results: Records, floor: float, why: str) -> str:
     experiment = results.experiment
     return (
-        f"Fixed reference batch of {experiment.get('reference_size', '?')} training examples, "
+        f"Fixed reference batch of {_examples(results)} training examples, "
         f"measured every {experiment.get('reference_every', '?')} steps: an unchanged network "
         f"gives exactly 0 (as at step 0). Values up to {floor:g}, 0 among them, have the darkest "
         "colour. Median over the seeds that did not diverge (where all did: over those still "

@@ -101,7 +101,7 @@ def build_table(
     for i, norm in enumerate(summary["norm"].values):
         if i:
             table.add_section()
-        for lr in summary["lr"].values:
+        for lr in sorted(summary["lr"].values.tolist()):
             row = summary.sel(norm=norm, lr=lr)
             texts = [cell(row) for cell in cells]
             table.add_row(*(t.translate(_ASCII) if ascii_only else t for t in texts))

@@ -282,17 +282,28 @@ def test_final_loss_shows_medians_and_counts_divergences():
     assert "last 5 steps" in words(figure)
 
 
+def test_learning_rates_in_any_order_are_drawn_in_theirs():
+    records = one_setting(blank(lrs=(0.1, 0.001, 0.01)))
+    (axes,) = draw_final_loss(records).axes
+    drawn = axes.containers[0].lines[0].get_xdata().tolist()
+    np.testing.assert_allclose(drawn, [0.001, 0.01, 0.1], rtol=0.1)  # norms stand side by side
+    (legend,) = draw_loss_curves(records).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    rates = [float(text.split()[-1]) for text in texts if text[-1].isdigit()]
+    assert rates == [0.001, 0.01, 0.1], texts
+
+
 def test_captions_name_what_is_shown(tmp_path: Path):
     records = one_setting(blank(steps=200))
     figures = {
-        "512 training examples": draw_shift_map(records, 0.1, "lr: the rule."),
+        "128 training examples": draw_shift_map(records, 0.1, "lr: the rule."),
         "percentile over the units": draw_layer_inputs(records, 0.1, "lr: the rule."),
         "12 runs of 200 steps, adam, batch 128, 0 diverged": draw_loss_curves(records),
         "Median and min–max of 3 seeds": draw_final_loss(records),
     }
     for text, figure in figures.items():
         assert text in words(figure)
-    assert "lr: the rule." in words(figures["512 training examples"])
+    assert "lr: the rule." in words(figures["128 training examples"])
 
 
 def test_the_telling_learning_rate():

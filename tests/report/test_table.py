@@ -51,6 +51,11 @@ def test_a_narrow_file_still_gets_full_lines(demo: FakeRecords):
     assert printed(demo, width=40) == printed(demo, width=WIDTH)
 
 
+def test_learning_rates_are_listed_in_their_order():
+    text = printed(blank(lrs=(0.1, 0.001, 0.01)))
+    assert re.findall(r"^none +([\d.]+) ", text, re.MULTILINE) == ["0.001", "0.01", "0.1"]
+
+
 def test_the_numbers():
     records = blank(steps=300)
     for seed, loss, accuracy, shift in (
