@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from ici.adapt import Model, Variables, check_same_model
 from ici.dissect.blocks import Blocks, find_blocks
+from ici.dissect.objective import variables_of
 from ici.errors import InputError
 from ici.measure.shift import DEAD_STD, shift
 from ici.measure.statistics import Moments
@@ -75,6 +76,7 @@ class Attribution:
             "update_shift": self.total,
             "update_scale_shift": self.total_scale,
             "interaction": self.interaction,
+            "dead_features": self.dead_features,
         }
 
 
@@ -179,5 +181,6 @@ def attribute_shift(
     probe = probe or Probe()
     if "moments" not in probe.stats:
         raise InputError(f"probe stats is {probe.stats}: attribution wants 'moments' among them.")
+    before, after = variables_of(before, "before"), variables_of(after, "after")
     check_same_model(before, after)
     return _compiled(model, probe)(before, after.params, inputs)

@@ -156,6 +156,8 @@ def _order(owners: list[list[str]], layers: Sequence[Site]) -> list[str]:
 def _joined(order: list[str], layers: Sequence[Site]) -> dict[str, str]:
     """The block of every layer: itself, or for a norm the layer that it goes with."""
     norms = {_plain(site) for site in layers if site.is_norm}
+    # A network that holds parameters itself is no layer that a norm stands beside.
+    called = {_plain(site) for site in layers if site.path} - norms
 
     def shared(a: str, b: str) -> int:
         pairs = zip(a.split("/")[:-1], b.split("/"), strict=False)
@@ -164,8 +166,8 @@ def _joined(order: list[str], layers: Sequence[Site]) -> dict[str, str]:
 
     heads: dict[str, str] = {}
     for i, name in enumerate(order):
-        before = next((n for n in reversed(order[:i]) if n not in norms), None)
-        after = next((n for n in order[i + 1 :] if n not in norms), None)
+        before = next((n for n in reversed(order[:i]) if n in called), None)
+        after = next((n for n in order[i + 1 :] if n in called), None)
         if name not in norms or (before is None and after is None):
             heads[name] = name
         elif before is None or (after is not None and shared(name, after) > shared(name, before)):

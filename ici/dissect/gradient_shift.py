@@ -13,7 +13,14 @@ from jax import Array, lax
 from ici.adapt import Model, Variables, check_same_model
 from ici.adapt.model import Loss
 from ici.dissect.blocks import Blocks, find_blocks
-from ici.dissect.objective import Batch, objective_of
+from ici.dissect.objective import (
+    Batch,
+    batch_of,
+    in_float32,
+    loss_of,
+    objective_of,
+    variables_of,
+)
 from ici.errors import unknown_name
 from ici.measure.hybrids import hybrid_gradients
 
@@ -65,6 +72,8 @@ class GradientShift:
             "gradient_shift_relative": self.relative,
             "gradient_shift_cosine": self.cosine,
             "block_gradient_norm": self.norm,
+            "block_gradient_norm_shifted": self.norm_shifted,
+            "nonfinite_parameters": self.nonfinite,
         }
 
 
@@ -95,7 +104,8 @@ def gradient_shift_of(
             if method == "stacked":
                 raise
             gradient, shifted = _separate(objective, old, after, blocks)
-    moved = blocks.total(jax.tree.map(lambda a, b: (a != b).astype(jnp.float32), old, after)) > 0
+    gradient, shifted = in_float32(gradient), in_float32(shifted)
+    moved = blocks.total(jax.tree.map(_differs, old, after)) > 0
     # Where nothing below a block moved, G' is G by definition; computed twice, in stacks of other
     # sizes, the two would differ by rounding.
     below = jnp.cumsum(moved) - moved > 0
@@ -103,6 +113,8 @@ def gradient_shift_of(
     difference = jax.tree.map(jnp.subtract, gradient, shifted)
     l2, norm, norm_shifted = map(blocks.norm, (difference, gradient, shifted))
     product = blocks.total(jax.tree.map(jnp.multiply, gradient, shifted))
+    # What has not moved has no shift, be its gradient NaN.
+    l2 = jnp.where(below, l2, 0.0)
     same = l2 == 0
     return GradientShift(
         l2=l2,
@@ -113,6 +125,10 @@ def gradient_shift_of(
         nonfinite=jnp.maximum(blocks.nonfinite(old), blocks.nonfinite(after)),
         blocks=blocks.names,
     )
+
+
+def _differs(a: Array, b: Array) -> Array:
+    return ((a != b) & ~(jnp.isnan(a) & jnp.isnan(b))).astype(jnp.float32)
 
 
 def _separate(objective: Any, old: PyTree, new: PyTree, blocks: Blocks) -> tuple[PyTree, PyTree]:
@@ -137,7 +153,7 @@ def _compiled(model: Model, loss: Loss, method: Method) -> Any:
 
 def gradient_shift(
     model: Model,
-    loss: Loss,
+    loss: Loss | None,
     before: Variables,
     after: Variables,
     batch: Batch,
@@ -148,7 +164,8 @@ def gradient_shift(
 
     Args:
       model: from `from_nnx` or `from_linen`.
-      loss: ``loss(outputs, targets) -> scalar``.
+      loss: ``loss(outputs, targets) -> scalar``; None takes the model's own. The compiled program
+        is kept per function: define it once, not at every call.
       before, after: variables of steps t and t+1; the state is taken from `before`.
       batch: ``(inputs, targets)`` of step t.
       method: "stacked" runs all blocks together over the traced program; "separate" runs one
@@ -159,5 +176,7 @@ def gradient_shift(
     """
     if method not in ("auto", "stacked", "separate"):
         raise unknown_name("method", method, ("auto", "stacked", "separate"))
+    before, after = variables_of(before, "before"), variables_of(after, "after")
     check_same_model(before, after)
-    return _compiled(model, loss, method)(before, after.params, batch)
+    compiled = _compiled(model, loss_of(model, loss), method)
+    return compiled(before, after.params, batch_of(batch))

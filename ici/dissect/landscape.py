@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import numbers
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ici.adapt import Model, Variables
 from ici.adapt.model import Loss
-from ici.dissect.objective import Batch, objective_of
+from ici.dissect.objective import Batch, batch_of, in_float32, loss_of, objective_of, variables_of
 from ici.errors import InputError
 from ici.measure.landscape import Landscape, landscape_along_gradient
 from ici.measure.sharpness import Sharpness, hessian_sharpness
@@ -22,7 +24,9 @@ from ici.measure.sharpness import Sharpness, hessian_sharpness
 def _compiled_landscape(model: Model, loss: Loss) -> Any:
     return jax.jit(
         lambda variables, batch, step_sizes: landscape_along_gradient(
-            objective_of(model, loss, variables.state, batch), variables.params, step_sizes
+            objective_of(model, loss, variables.state, batch),
+            in_float32(variables.params),
+            step_sizes,
         )
     )
 
@@ -36,7 +40,7 @@ def step_sizes_around(
 
 def landscape(
     model: Model,
-    loss: Loss,
+    loss: Loss | None,
     variables: Variables,
     batch: Batch,
     learning_rate: float,
@@ -48,7 +52,7 @@ def landscape(
 
     Args:
       model: from `from_nnx` or `from_linen`.
-      loss: ``loss(outputs, targets) -> scalar``.
+      loss: ``loss(outputs, targets) -> scalar``; None takes the model's own.
       variables: where.
       batch: ``(inputs, targets)``.
       learning_rate: of the run; step sizes are multiples of it.
@@ -59,14 +63,16 @@ def landscape(
     Raises:
       InputError: a learning rate that is not positive and finite, or an empty span.
     """
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
+    is_number = isinstance(learning_rate, numbers.Real | jax.Array | np.ndarray)
+    if not (is_number and math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError(f"learning_rate is {learning_rate}: wanted a finite number > 0.")
     if not 0 < span[0] <= span[1] or n_steps < 1:
         raise InputError(
             f"span is {span} with {n_steps} steps: wanted 0 < smallest <= largest and at least 1."
         )
     step_sizes = step_sizes_around(learning_rate, span, n_steps)
-    return _compiled_landscape(model, loss)(variables, batch, step_sizes)
+    compiled = _compiled_landscape(model, loss_of(model, loss))
+    return compiled(variables_of(variables, "variables"), batch_of(batch), step_sizes)
 
 
 @lru_cache(maxsize=32)
@@ -74,7 +80,7 @@ def _compiled_sharpness(model: Model, loss: Loss, max_iterations: int, tolerance
     return jax.jit(
         lambda variables, batch, key: hessian_sharpness(
             objective_of(model, loss, variables.state, batch),
-            variables.params,
+            in_float32(variables.params),
             key,
             max_iterations=max_iterations,
             tolerance=tolerance,
@@ -84,7 +90,7 @@ def _compiled_sharpness(model: Model, loss: Loss, max_iterations: int, tolerance
 
 def sharpness(
     model: Model,
-    loss: Loss,
+    loss: Loss | None,
     variables: Variables,
     batch: Batch,
     *,
@@ -99,7 +105,7 @@ def sharpness(
 
     Args:
       model: from `from_nnx` or `from_linen`.
-      loss: ``loss(outputs, targets) -> scalar``.
+      loss: ``loss(outputs, targets) -> scalar``; None takes the model's own.
       variables: where.
       batch: ``(inputs, targets)``.
       seed: of the starting vector.
@@ -114,5 +120,6 @@ def sharpness(
             f"max_iterations is {max_iterations} and tolerance {tolerance}: wanted at least one "
             "iteration and a tolerance > 0."
         )
-    compiled = _compiled_sharpness(model, loss, max_iterations, tolerance)
-    return compiled(variables, batch, jax.random.key(seed))
+    compiled = _compiled_sharpness(model, loss_of(model, loss), max_iterations, tolerance)
+    given = variables_of(variables, "variables")
+    return compiled(given, batch_of(batch), jax.random.key(seed))

@@ -14,7 +14,7 @@ from ici.adapt.model import Loss
 from ici.dissect.attribution import attribution_of
 from ici.dissect.gradient_shift import gradient_shift_of
 from ici.dissect.landscape import step_sizes_around
-from ici.dissect.objective import Batch, objective_of
+from ici.dissect.objective import Batch, in_float32, objective_of
 from ici.errors import InputError, unknown_name
 from ici.measure.landscape import landscape_along_gradient
 from ici.measure.sharpness import hessian_sharpness
@@ -75,12 +75,14 @@ def _landscape(at: Snapshot) -> dict[str, Array]:
     low, high, n = LANDSCAPE_MULTIPLES
     step_sizes = step_sizes_around(at.learning_rate, (low, high), n)
     objective = objective_of(at.model, at.loss, at.before.state, at.batch)
-    return landscape_along_gradient(objective, at.before.params, step_sizes).labelled()
+    params = in_float32(at.before.params)
+    return landscape_along_gradient(objective, params, step_sizes).labelled()
 
 
 def _sharpness(at: Snapshot) -> dict[str, Array]:
     objective = objective_of(at.model, at.loss, at.before.state, at.batch)
-    labelled = hessian_sharpness(objective, at.before.params, jax.random.key(0)).labelled()
+    params = in_float32(at.before.params)
+    labelled = hessian_sharpness(objective, params, jax.random.key(0)).labelled()
     return labelled | {"sharpness_times_lr": labelled["sharpness"] * at.learning_rate}
 
 
@@ -96,6 +98,8 @@ _MEASUREMENTS: dict[str, Measurement] = {
                 "gradient_shift_relative": _BLOCK,
                 "gradient_shift_cosine": _BLOCK,
                 "block_gradient_norm": _BLOCK,
+                "block_gradient_norm_shifted": _BLOCK,
+                "nonfinite_parameters": _BLOCK,
             },
         ),
         Measurement(
@@ -108,6 +112,7 @@ _MEASUREMENTS: dict[str, Measurement] = {
                 "update_shift": _SITE,
                 "update_scale_shift": _SITE,
                 "interaction": _SITE,
+                "dead_features": _SITE,
             },
         ),
         Measurement(

@@ -67,6 +67,11 @@ class TrainState:
     opt_state: PyTree
     step: int = 0
 
+    @property
+    def variables(self) -> Variables:
+        """A copy of parameters and state, for use after the step has taken this train state."""
+        return Variables(*jax.tree.map(jnp.copy, (self.params, self.state)))
+
 
 class Metrics(NamedTuple):
     """What one step reports: loss before the update, global gradient norm, and the taps.

@@ -7,6 +7,7 @@ from ici.measure.percentiles import Percentiles
 from ici.measure.shift import DEAD_STD, Shift, shift, shift_series
 from ici.measure.splits import SplitMoments
 from ici.measure.statistics import (
+    _OWN,
     Configured,
     Extremes,
     Moments,
@@ -57,3 +58,4 @@ for _kind in (
     Updates,
 ):
     register_statistic(_kind.name, _kind)
+    _OWN.add(_kind.name)

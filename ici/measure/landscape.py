@@ -26,9 +26,10 @@ class Landscape:
 
     Cost: one forward and backward pass at θ and one per step size.
 
-    Caveats: one point and one batch; the run does not train along this line. The range of the
-    losses over s at one θ is not the range over separately trained runs, which is often shown
-    under the same name.
+    Caveats: one point and one batch; the run does not train along this line. Steps so small that
+    they are lost in the rounding of the parameters show a smoothness that is too large;
+    half-precision parameters are taken to float32 first. The range of the losses over s at one θ
+    is not the range over separately trained runs, which is often shown under the same name.
 
     Attributes:
       step_sizes: ``[n]``, s.

@@ -106,7 +106,7 @@ def hessian_sharpness(
         return jax.jvp(gradient, (flat,), (vector,))[1]
 
     def unfinished(state: _Lanczos) -> Array:
-        return (state.n < size) & ~state.converged
+        return (state.n < size) & ~state.converged & jnp.isfinite(state.value)
 
     def iterate(state: _Lanczos) -> _Lanczos:
         vector = state.basis[state.n]
@@ -122,6 +122,7 @@ def hessian_sharpness(
         alphas = state.alpha.at[state.n].set(alpha)
         betas = state.beta.at[state.n].set(jnp.where(exhausted, 0.0, norm))
         value, error = _ritz(alphas, betas, state.n + 1)
+        value = jnp.where(jnp.isfinite(alpha), value, jnp.nan)
         return _Lanczos(
             basis=state.basis.at[state.n + 1].set(direction),
             alpha=alphas,
@@ -147,4 +148,5 @@ def hessian_sharpness(
     )
     state = lax.while_loop(unfinished, iterate, state)
     # The whole space spanned: nothing is left out, whatever the last residual says.
-    return Sharpness(state.value, state.error, state.n, state.converged | (state.n == flat.size))
+    converged = (state.converged | (state.n == flat.size)) & jnp.isfinite(state.value)
+    return Sharpness(state.value, state.error, state.n, converged)

@@ -291,14 +291,17 @@ class Extremes:
 
 
 _STATISTICS: dict[str, Any] = {"moments": Moments, "extremes": Extremes}
+_OWN = {"moments", "extremes"}
 
 
 def register_statistic(name: str, statistic: type[Statistic]) -> None:
     """Make `statistic` available as ``Probe(stats=(name, ...))``.
 
     Raises:
-      InputError: it has no ``of``.
+      InputError: it has no ``of``, or the name is one of this package's own.
     """
+    if name in _OWN and _STATISTICS.get(name, statistic) is not statistic:
+        raise InputError(f"statistic {name!r} is already there: wanted a name of its own.")
     if not callable(getattr(statistic, "of", None)):
         raise InputError(
             f"statistic {name!r} is {statistic!r}: wanted a class with of, merge and labelled."
