@@ -85,6 +85,7 @@ def test_outputs_and_gradients_are_the_same_bits_with_and_without_a_probe(case):
     equal((loss, out, grads), (watched_loss, watched_out, watched_grads))
 
 
+@pytest.mark.slow
 def test_a_training_step(case):
     model, variables, x, sites = case
     n_classes = jax.eval_shape(lambda: model.apply(variables, x)[0]).shape[-1]
@@ -245,6 +246,7 @@ def test_scanned_and_unrolled_transformers_have_the_same_taps():
 # -- conventions of older and larger models -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mapped_axis_that_a_linen_module_names_is_the_whole_batch():
     plain, named = from_linen(zoo.ResNet()), from_linen(zoo.ResNet(axis_name="batch"))
     x = zoo.images(4, 4)

@@ -150,6 +150,7 @@ def not_padding(tokens):
 STATS = ("moments", "extremes", "attention", "output_logits")
 
 
+@pytest.mark.slow
 def test_padding_never_counts():
     model, variables = nnx_model(Padded)
     short = zoo.tokens()

@@ -26,6 +26,7 @@ def matrix(name, **changes):
     return model, before, after, ici.attribute_shift(model, before, after, zoo.data(), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["batchnorm", "scanned", "residual", "linen scanned", "layernorm", "no norm"]
 )

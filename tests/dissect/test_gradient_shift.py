@@ -129,6 +129,7 @@ def test_the_definition_on_a_deep_linear_network():
     np.testing.assert_allclose(seen.cosine, cosines, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", ["stacked", "separate"])
 def test_an_unchanged_network_has_no_shift(name, method):

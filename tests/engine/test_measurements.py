@@ -38,6 +38,7 @@ def test_training_is_the_same_to_the_bit(measured, tmp_path):
     np.testing.assert_array_equal(measured.evaluation.loss, plain.evaluation.loss)
 
 
+@pytest.mark.slow
 def test_labels(measured):
     assert measured.measured == names()[:4]
     shift = measured.measurement("gradient_shift")
@@ -97,6 +98,7 @@ def test_the_record_holds_what_the_functions_give(measured):
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_recorded_of_a_run_that_has_ended(tmp_path):
     wild = small(optimizer="sgd", lr=(1e-2, 1e30), seed=(0,), measure=("gradient_shift@5",))
     results = ici.run(wild, tmp_path / "out")
