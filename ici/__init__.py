@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ici.dissect.gradient_shift import gradient_shift as gradient_shift
     from ici.dissect.landscape import landscape as landscape
     from ici.dissect.landscape import sharpness as sharpness
+    from ici.dissect.transport import wasserstein_shift as wasserstein_shift
     from ici.engine.run import run as run
     from ici.engine.step import TrainState as TrainState
     from ici.engine.step import init_train_state as init_train_state
@@ -63,6 +64,7 @@ _HOMES = {
     "gradient_shift": "ici.dissect.gradient_shift",
     "landscape": "ici.dissect.landscape",
     "sharpness": "ici.dissect.landscape",
+    "wasserstein_shift": "ici.dissect.transport",
     "Attention": "ici.measure",
     "Configured": "ici.measure",
     "DeadUnits": "ici.measure",

@@ -14,12 +14,11 @@ import jax
 from jax import lax
 from jax.extend import core as jex
 
+from ici.measure.jaxprs import INLINED, REMATERIALISED, bind, opened
 from ici.tags import Axis, Mark, tag_p
 
 PyTree = Any
 Place = tuple[int, ...]
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
-_REMAT = {"remat", "remat2", "checkpoint"}
 _REFUSED = {
     "cond": "inside a condition (cond or switch): whether it runs depends on the values",
     "while": "inside a while loop: how often it runs depends on the values; wanted a scan",
@@ -58,14 +57,9 @@ class Tagged:
     refused: str
 
 
-def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr and its constants, closed or not."""
-    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, jex.ClosedJaxpr) else (jaxpr, ())
-
-
 def survey(jaxpr: Any) -> list[Tagged]:
     """Every tag of a closed jaxpr, in the order of the program."""
-    return list(_survey(_open(jaxpr)[0], {}, (), (), ""))
+    return list(_survey(opened(jaxpr)[0], {}, (), (), ""))
 
 
 def _survey(
@@ -91,10 +85,10 @@ def _survey(
                 depth, first = len(here), params["num_consts"] + params["num_carry"]
                 inner_loops = (*loops, (depth, params["length"], params["reverse"]))
                 inner_sets = [s | {depth} if i >= first else s for i, s in enumerate(sets)]
-            elif name not in _INLINED and name not in _REMAT:
+            elif name not in INLINED and name not in REMATERIALISED:
                 why = refused or _REFUSED.get(name, f"inside {name}, which no reading can leave")
                 inner_sets = []
-            inner = _open(inner)[0]
+            inner = opened(inner)[0]
             known = dict(zip(inner.invars, inner_sets, strict=False))
             yield from _survey(inner, known, here, inner_loops, why)
         together = frozenset().union(*sets)
@@ -132,7 +126,7 @@ def harvest(
     Returns:
       The outputs, and the readings, ``[length, ...]`` for each scan around their tag.
     """
-    program, consts = _open(jaxpr)
+    program, consts = opened(jaxpr)
     return _Harvest(takes).run(program, consts, [], (), sinks)
 
 
@@ -180,8 +174,8 @@ class _Harvest:
         name, params = equation.primitive.name, equation.params
         if name == "scan":
             return self.scan(params, operands, here, sinks)
-        inner, consts = _open(params[_INLINED.get(name, "jaxpr")])
-        if name in _INLINED:
+        inner, consts = opened(params[(INLINED | REMATERIALISED)[name]])
+        if name in INLINED:
             return self.run(inner, consts, operands, here, sinks)
 
         def function(operands: Any, sinks: Any) -> Any:
@@ -198,7 +192,7 @@ class _Harvest:
         n_consts, n_carry = params["num_consts"], params["num_carry"]
         consts = operands[:n_consts]
         first, rows = operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
-        inner, inner_consts = _open(params["jaxpr"])
+        inner, inner_consts = opened(params["jaxpr"])
 
         def body(carry: list[Any], at: Any) -> tuple[list[Any], Any]:
             row, sinks = at
@@ -214,10 +208,3 @@ class _Harvest:
             unroll=params["unroll"],
         )
         return [*carry, *stacked], readings
-
-
-def bind(equation: Any, operands: list[Any]) -> list[Any]:
-    """The results of one equation, as it was traced."""
-    params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*operands, **params)
-    return list(results) if equation.primitive.multiple_results else [results]

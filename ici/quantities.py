@@ -28,6 +28,7 @@ _QUANTITIES: dict[str, tuple[str, ...]] = {
     "kl": ("ici.measure:Shift.kl",),
     "kl_symmetric": ("ici.measure:Shift.kl_symmetric",),
     "wasserstein1": ("ici.measure:wasserstein1",),
+    "wasserstein_shift": ("ici.dissect.transport:wasserstein_shift",),
     "effective_rank_shift": ("ici.measure:effective_rank_shift",),
     "noise_floor": ("ici.measure:noise_floor",),
     "nonfinite_fraction": ("ici.measure:Extremes.nonfinite_fraction",),
@@ -71,7 +72,7 @@ def register_quantity(name: str, *places: str) -> None:
 
 def quantity_names() -> tuple[str, ...]:
     """Every name that `explain` knows."""
-    return tuple(dict.fromkeys((*statistic_names(), *(n for n in _QUANTITIES if _exists(n)))))
+    return tuple(dict.fromkeys((*statistic_names(), *_QUANTITIES)))
 
 
 def explain(name: str | None = None) -> None:
@@ -100,16 +101,9 @@ def explanation(name: str) -> Explanation:
     """
     if name in statistic_names():
         return _joined(name, [_parsed(inspect.getdoc(statistic(name)) or "")])
-    if name not in _QUANTITIES or not _exists(name):
+    if name not in _QUANTITIES:
         raise unknown_name("quantity", name, quantity_names())
     return _joined(name, [_at(place) for place in _QUANTITIES[name]])
-
-
-def _exists(name: str) -> bool:
-    try:
-        return all(_resolve(place) is not None for place in _QUANTITIES[name])
-    except (ImportError, AttributeError):
-        return False
 
 
 def _resolve(place: str) -> tuple[Any, str]:

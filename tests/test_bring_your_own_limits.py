@@ -9,32 +9,14 @@ import numpy as np
 import optax
 import public_models as zoo
 import pytest
+from building import FLAT, KEY, X, equal, linen_model, nnx_model
 from flax import nnx
 
-from ici.adapt import Variables, check_same_model, from_linen, from_nnx
+from ici.adapt import Variables, check_same_model, from_linen
 from ici.engine.step import init_train_state, make_train_step
 from ici.errors import InputError
 from ici.measure import Moments
 from ici.probe import Probe
-
-KEY = jax.random.key(0)
-X = zoo.series()
-FLAT = X[:, 0]
-
-
-def nnx_model(module, **settings):
-    model = from_nnx(lambda rngs: module(rngs=rngs, **settings))
-    return model, model.init(KEY)
-
-
-def linen_model(module, x=FLAT):
-    model = from_linen(module)
-    return model, model.init(KEY, x)
-
-
-def equal(a, b, **tolerance):
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
-
 
 # -- what cannot be watched ---------------------------------------------------------------------
 

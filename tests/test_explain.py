@@ -36,21 +36,20 @@ def test_definition_of_one_field_is_its_own():
     assert "kl_symmetric: KL(a‖b) + KL(b‖a), nats." in shift.definition
 
 
-@pytest.mark.parametrize("name", ["gradient_shift", "attribution", "landscape", "sharpness"])
+@pytest.mark.parametrize(
+    "name", ["gradient_shift", "attribution", "landscape", "sharpness", "wasserstein_shift"]
+)
 def test_measurements_on_models_explain_themselves(name):
-    if name not in quantity_names():
-        pytest.skip("not there yet")
     found = explanation(name)
-    assert {"Cost", "Caveats"} <= found.sections.keys()
-    told = found.definition + found.sections.get("Source", "")
-    assert re.search(r"\((19|20)\d\d\)|Introduced with this package", told)
+    assert len(found.sections["Caveats"]) > 40
+    assert found.sections["Cost"].startswith("reference: ")
+    source = r"\((19|20|CVPR 20)\d\d\)|Introduced with this package"
+    assert re.search(source, found.sections["Source"])
 
 
 def test_every_registered_place_has_a_docstring():
     for name in quantity_names():
         assert explanation(name).summary != "not documented.", name
-    pending = {"gradient_shift", "attribution", "landscape", "sharpness"}
-    assert set(_QUANTITIES) - set(quantity_names()) <= pending
 
 
 def test_printing(capsys):
@@ -98,10 +97,6 @@ def test_sections_written_on_one_line_and_indented_ones(monkeypatch):
         "Only a line.",
         "The first of\ntwo lines.",
     ]
-    register_quantity("absent", "ici.measure:nothing_of_that_name")
-    assert "absent" not in quantity_names()
-    with pytest.raises(InputError, match="unknown quantity 'absent'"):
-        explanation("absent")
 
 
 def test_a_users_statistic_is_found(monkeypatch):

@@ -31,9 +31,11 @@ class Attribution:
     square over features of the part of T's mean displacement, in σ, that the sum over j of the
     single-block displacements leaves unexplained; and the path form P[j, s], the displacement
     when blocks 0 … j have moved less that when 0 … j−1 have, which telescopes to the total.
-    Introduced with this package; A and P read the networks of the gradient shift's G'.
 
-    Cost: 2·k + 1 forward passes for k blocks, one after another.
+    Source: introduced with this package. The networks of P are those of the gradient shift's G'
+    (Santurkar et al. 2018, definition 2.1).
+
+    Cost: reference: 2·k + 1 forward passes for k blocks, one after another.
 
     Caveats: A is exact for each block alone; how far the update is from a sum of its parts is
     what ``interaction`` over ``total`` says. A[j, s] is exactly 0 where block j is not upstream of
@@ -179,7 +181,7 @@ def attribute_shift(
       InputError: `before` and `after` are not of one model, or the probe lacks moments.
     """
     probe = probe or Probe()
-    if "moments" not in probe.stats:
+    if "moments" not in probe.kinds:
         raise InputError(f"probe stats is {probe.stats}: attribution wants 'moments' among them.")
     before, after = variables_of(before, "before"), variables_of(after, "after")
     check_same_model(before, after)

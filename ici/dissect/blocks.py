@@ -50,8 +50,9 @@ class Blocks:
 
     def total(self, tree: PyTree) -> Array:
         """Sum of all entries of each block, ``[k]``; `tree` is shaped like the parameters."""
-        sums = jnp.zeros(len(self.names))
-        for owner, leaf in zip(self.owners, jax.tree.leaves(tree), strict=True):
+        leaves = jax.tree.leaves(tree)
+        sums = jnp.zeros(len(self.names), jnp.result_type(jnp.float32, *leaves))
+        for owner, leaf in zip(self.owners, leaves, strict=True):
             if isinstance(owner, int):
                 sums = sums.at[owner].add(jnp.sum(leaf))
             else:
@@ -100,19 +101,13 @@ def find_blocks(model: Model, variables: Variables, inputs: Any) -> Blocks:
     if not leaves:
         raise InputError(f"{model.name} has no parameters: wanted a model with blocks to compare.")
     watched = _layers(model, variables, inputs)
-    keys: list[tuple[str, ...]] = []
-    owners_by_name: list[list[str]] = []
-    for path, leaf in zip(names, leaves, strict=True):
-        homes = _homes(path, leaf, watched)
-        keys.append(path)
-        owners_by_name.append(homes)
-    order = _order(owners_by_name, watched)
+    homes = [_homes(path, leaf, watched) for path, leaf in zip(names, leaves, strict=True)]
+    order = _order(homes, watched)
     heads = _joined(order, watched)
     blocks = list(dict.fromkeys(heads[name] for name in order))
     index = {name: blocks.index(heads[name]) for name in order}
     owners = tuple(
-        index[homes[0]] if len(homes) == 1 else tuple(index[home] for home in homes)
-        for homes in owners_by_name
+        index[home[0]] if len(home) == 1 else tuple(index[row] for row in home) for home in homes
     )
     return Blocks(tuple(blocks), owners)
 

@@ -33,19 +33,20 @@ Method = Literal["auto", "stacked", "separate"]
 class GradientShift:
     """Internal covariate shift as Santurkar et al. define it, for every block.
 
-    Santurkar, Tsipras, Ilyas & Madry, "How Does Batch Normalization Help Optimization?" (2018),
-    definition 2.1.
-
     Definition: on one batch, G_i = ∇_{W_i} L(W_1ᵗ, …, W_kᵗ) and
     G'_i = ∇_{W_i} L(W_1ᵗ⁺¹, …, W_{i−1}ᵗ⁺¹, W_iᵗ, …, W_kᵗ): what the update of the blocks below i
     did to the gradient of block i. Exactly 0 for the first block, and wherever nothing below moved.
 
-    Cost: a third to a half of k forward and backward passes for all k blocks together.
+    Source: Santurkar, Tsipras, Ilyas & Madry, "How Does Batch Normalization Help Optimization?"
+    (2018), definition 2.1.
+
+    Cost: reference: a third to a half of k forward and backward passes for all k blocks together.
 
     Caveats: raw norms are not comparable between networks whose gradients differ in scale, so
     report the relative value or the cosine beside them. Batch statistics are those of training
     mode, running statistics are dropped; scale and bias of a norm belong to their layer. One
-    batch: repeat over batches and seeds for an interval.
+    batch: repeat over batches and seeds for an interval. Rematerialised layers run in line, so
+    what they save in memory is not saved here.
 
     Attributes:
       l2: ``[k]``, ‖G_i − G'_i‖₂.

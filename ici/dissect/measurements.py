@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ici.adapt import Model, Variables
@@ -15,6 +16,7 @@ from ici.dissect.attribution import attribution_of
 from ici.dissect.gradient_shift import gradient_shift_of
 from ici.dissect.landscape import step_sizes_around
 from ici.dissect.objective import Batch, in_float32, objective_of
+from ici.dissect.transport import wasserstein_shift_of
 from ici.errors import InputError, unknown_name
 from ici.measure.landscape import landscape_along_gradient
 from ici.measure.sharpness import hessian_sharpness
@@ -31,6 +33,7 @@ class Snapshot:
     Attributes:
       model, loss: what is trained.
       before: variables after `step` updates.
+      initial: parameters before the first one.
       after: parameters after the next one, on `batch`.
       batch: of that update.
       reference: inputs of the fixed reference batch.
@@ -41,6 +44,7 @@ class Snapshot:
     model: Model
     loss: Loss
     before: Variables
+    initial: PyTree
     after: PyTree
     batch: Batch
     reference: Any
@@ -68,7 +72,34 @@ def _gradient_shift(at: Snapshot) -> dict[str, Array]:
 
 
 def _attribution(at: Snapshot) -> dict[str, Array]:
-    return attribution_of(at.model, at.before, at.after, at.reference, at.probe).labelled()
+    seen = attribution_of(at.model, at.before, at.after, at.reference, at.probe)
+    return {
+        name: _at_every_site(at, seen.sites, values) for name, values in seen.labelled().items()
+    }
+
+
+def _wasserstein1(at: Snapshot) -> dict[str, Array]:
+    now = Variables(at.before.params, at.before.state)
+    pairs = {"": (now, at.after), "_initial": (Variables(at.initial, now.state), now.params)}
+    labelled: dict[str, Array] = {}
+    for kind, (before, after) in pairs.items():
+        found = wasserstein_shift_of(at.model, before, after, at.reference, at.probe)
+        for part, summary in (
+            ("", jnp.mean),
+            ("_p50", lambda x: jnp.percentile(x, 50)),
+            ("_p95", lambda x: jnp.percentile(x, 95)),
+        ):
+            values = jnp.stack([summary(x) for x in found.values()])
+            labelled[f"wasserstein1{kind}{part}"] = _at_every_site(at, tuple(found), values)
+    return labelled
+
+
+def _at_every_site(at: Snapshot, sites: tuple[str, ...], values: Array) -> Array:
+    """``[..., S]`` of some sites as that of all the probe's sites, NaN at the others."""
+    everywhere = at.model.taps_shape(at.before, at.reference, at.probe).sites
+    index = jnp.asarray([everywhere.index(site) for site in sites])
+    blank = jnp.full((*values.shape[:-1], len(everywhere)), jnp.nan, values.dtype)
+    return blank.at[..., index].set(values)
 
 
 def _landscape(at: Snapshot) -> dict[str, Array]:
@@ -113,6 +144,15 @@ _MEASUREMENTS: dict[str, Measurement] = {
                 "update_scale_shift": _SITE,
                 "interaction": _SITE,
                 "dead_features": _SITE,
+            },
+        ),
+        Measurement(
+            "wasserstein1",
+            _wasserstein1,
+            {
+                f"wasserstein1{kind}{part}": _SITE
+                for kind in ("", "_initial")
+                for part in ("", "_p50", "_p95")
             },
         ),
         Measurement(

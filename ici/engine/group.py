@@ -164,7 +164,9 @@ def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
     on_reference = _variables(taps)
     cheap = experiment.probe.step_part()
     assert cheap is not None, "an experiment's probe has statistics for every step"
-    probed = _variables(model.taps_shape(variables, inputs, cheap))
+    probed = dict(on_reference)
+    if cheap is not experiment.probe:
+        probed = _variables(model.taps_shape(variables, inputs, cheap))
     probed |= _of_blocks(cheap, model, variables, inputs)
     if experiment.probe.cotangents:
         probed |= {name: Variable(PER_FEATURE) for name in ("cotangent_mean", "cotangent_std")}

@@ -232,6 +232,7 @@ class LaneProgram:
             model=self.model,
             loss=self.loss,
             before=variables,
+            initial=self.model.init(jax.random.key(lane.hyper.seed), reference).params,
             after=params,
             batch=batch,
             reference=reference,

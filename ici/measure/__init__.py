@@ -7,11 +7,11 @@ from ici.measure.percentiles import Percentiles
 from ici.measure.shift import DEAD_STD, Shift, shift, shift_series
 from ici.measure.splits import SplitMoments
 from ici.measure.statistics import (
-    _OWN,
     Configured,
     Extremes,
     Moments,
     Statistic,
+    own_statistic,
     register_statistic,
     statistic,
     statistic_names,
@@ -57,5 +57,4 @@ for _kind in (
     SplitMoments,
     Updates,
 ):
-    register_statistic(_kind.name, _kind)
-    _OWN.add(_kind.name)
+    own_statistic(_kind)

@@ -4,8 +4,8 @@ Block i's hybrid has the new parameters in the blocks before i and the old ones 
 by one, k hybrids are k forward and backward passes. Here they run together, over the objective's
 own jaxpr, so that no model has to be cut into pieces by hand: wherever blocks 0 … m have been
 applied, the hybrids above m still share one value, and those up to m differ and are carried as a
-growing stack. Only hybrid i is differentiated with respect to block i. So k² layer passes and
-k²/2 backward ones remain of k² and 2k², and what is compiled grows with k, not with k².
+growing stack. Only hybrid i is differentiated with respect to block i. So about k²/2 forward and
+k²/2 backward products remain of k² and 2k², and what is compiled grows with k, not with k².
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.interpreters import partial_eval
 
+from ici.measure.jaxprs import INLINED, REMATERIALISED, bind, opened
+
 PyTree = Any
 Owners = Sequence[int | Sequence[int]]
-# Inner programs that are run equation by equation, like the one around them.
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
-_INLINED |= {"checkpoint": "jaxpr", "core_call": "call_jaxpr"}
+# Run equation by equation, like the program around them.
+_INNER = INLINED | REMATERIALISED
 _ROW_BY_ROW = {"convert_element_type", "copy", "copy_p", "optimization_barrier"}
 
 
@@ -146,18 +147,18 @@ class _Hybrids:
 
     def equation(self, equation: Any, operands: list[Any]) -> list[Any]:
         name = equation.primitive.name
-        if name in _INLINED:
-            inner = equation.params[_INLINED[name]]
-            if isinstance(inner, jex.core.ClosedJaxpr):
-                return self.run(inner.jaxpr, inner.consts, operands)
-            return self.run(inner, (), operands)
+
+        def evaluate(*operands: Any) -> list[Any]:
+            return bind(equation, operands)
+
+        if name in _INNER:
+            return self.run(*opened(equation.params[_INNER[name]]), operands)
         if any(isinstance(value, _Rows) for value in operands):
             if name == "scan":
                 return self.unrolled(equation.params, operands)
             if name in _ROW_BY_ROW and len(operands) == 1:
-                evaluate = _evaluator(equation)
                 return [_Rows(self.map(evaluate, row)[0] for row in operands[0])]
-        return self.map(_evaluator(equation), *operands)
+        return self.map(evaluate, *operands)
 
     def unrolled(self, params: dict[str, Any], operands: list[Any]) -> list[Any]:
         """A scan over layers, iteration by iteration."""
@@ -179,15 +180,6 @@ class _Hybrids:
 
 def _repeat(x: Any, n: int) -> Array:
     return jnp.broadcast_to(jnp.asarray(x)[None], (n, *jnp.shape(x)))
-
-
-def _evaluator(equation: Any) -> Callable[..., list[Any]]:
-    def evaluate(*operands: Any) -> list[Any]:
-        params = equation.primitive.get_bind_params(equation.params)
-        results = equation.primitive.bind(*operands, **params)
-        return list(results) if equation.primitive.multiple_results else [results]
-
-    return evaluate
 
 
 def hybrid_gradients(

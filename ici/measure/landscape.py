@@ -18,13 +18,13 @@ PyTree = Any
 class Landscape:
     """Loss and gradient at ``θ − s·∇L(θ)`` for several step sizes s, at one θ and one batch.
 
-    Santurkar, Tsipras, Ilyas & Madry, "How Does Batch Normalization Help Optimization?" (2018),
-    §3.2 and App. A.2.2.
-
     Definition: with g = ∇L(θ), the losses L(θ − s·g), the distances ‖g − ∇L(θ − s·g)‖₂ (gradient
     predictiveness) and the effective β-smoothness, the largest of distance / ‖s·g‖₂ over s.
 
-    Cost: one forward and backward pass at θ and one per step size.
+    Source: Santurkar, Tsipras, Ilyas & Madry, "How Does Batch Normalization Help Optimization?"
+    (2018), §3.2 and App. A.2.2.
+
+    Cost: reference: one forward and backward pass at θ and one per step size.
 
     Caveats: one point and one batch; the run does not train along this line. Steps so small that
     they are lost in the rounding of the parameters show a smoothness that is too large;

@@ -19,15 +19,15 @@ PyTree = Any
 class Sharpness:
     """The largest (algebraic) eigenvalue of the loss's Hessian on one batch.
 
-    Lanczos, "An iteration method for the solution of the eigenvalue problem" (1950), with full
-    reorthogonalisation; the residual bound is Parlett, "The Symmetric Eigenvalue Problem" (1998),
-    theorem 4.5.1: an eigenvalue lies within ‖H·v − λ·v‖ of λ.
-
     Definition: λ_max of ∇²L(θ). Gradient descent at learning rate η is locally stable while
     λ_max·η < 2.
 
-    Cost: one Hessian-vector product, about two gradients, per iteration, and a vector of the size
-    of the parameters kept per iteration.
+    Source: Lanczos, "An iteration method for the solution of the eigenvalue problem" (1950), with
+    full reorthogonalisation; the residual bound is Parlett, "The Symmetric Eigenvalue Problem"
+    (1998), theorem 4.5.1: an eigenvalue lies within ‖H·v − λ·v‖ of λ.
+
+    Cost: reference: one Hessian-vector product, about two gradients, per iteration, and a vector
+    of the size of the parameters kept per iteration.
 
     Caveats: of one batch, in training mode. The bound is on the distance to *an* eigenvalue; that
     it is the largest one is certain only up to the chance of a starting vector orthogonal to it.

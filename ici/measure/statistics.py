@@ -294,13 +294,19 @@ _STATISTICS: dict[str, Any] = {"moments": Moments, "extremes": Extremes}
 _OWN = {"moments", "extremes"}
 
 
+def own_statistic(kind: Any) -> None:
+    """Registers one of this package's own, whose name nobody else may take."""
+    _STATISTICS[kind.name] = kind
+    _OWN.add(kind.name)
+
+
 def register_statistic(name: str, statistic: type[Statistic]) -> None:
     """Make `statistic` available as ``Probe(stats=(name, ...))``.
 
     Raises:
       InputError: it has no ``of``, or the name is one of this package's own.
     """
-    if name in _OWN and _STATISTICS.get(name, statistic) is not statistic:
+    if name in _OWN:
         raise InputError(f"statistic {name!r} is already there: wanted a name of its own.")
     if not callable(getattr(statistic, "of", None)):
         raise InputError(
