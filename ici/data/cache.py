@@ -23,7 +23,7 @@ from ici.data.dataset import SPLITS, Dataset, Split
 from ici.data.registry import DataConfig
 from ici.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.npz"
 

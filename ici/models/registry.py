@@ -13,17 +13,21 @@ from ici.errors import unknown_name
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shape of one input and the number of classes.
+    """Shape of one input and the size of the output.
 
     Attributes:
       shape: of one example, without the batch axis.
       vocab_size: number of token ids, None where inputs are not tokens.
-      n_classes: size of the output.
+      n_classes: size of the output: classes, next tokens, or real targets.
+      task: "classification", "language_model" or "regression".
+      separator: the token that begins every document of language-model data.
     """
 
     shape: tuple[int, ...]
     vocab_size: int | None
     n_classes: int
+    task: str = "classification"
+    separator: int | None = None
 
     @property
     def n_features(self) -> int:

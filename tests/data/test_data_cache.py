@@ -295,7 +295,7 @@ def test_the_manifest_says_what_is_there(config):
     config.load()
     manifest = json.loads((entry_path(config) / MANIFEST).read_text())
     assert manifest["config"] == {"data": "counted", "size": 6}
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["files"].keys() == {ARRAYS}
 
 
