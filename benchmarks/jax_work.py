@@ -24,6 +24,7 @@ from ici.engine.lane import NEVER, Arrays, Hyper, Lane, LaneProgram
 from ici.engine.mesh import make_mesh
 from ici.engine.step import cross_entropy, init_train_state, make_train_step
 from ici.models import InputSpec, MLPConfig
+from ici.optimizers import Optimizer
 from ici.probe import Probe
 
 N_EXAMPLES = 6800
@@ -112,22 +113,16 @@ def program(task: Task, probe: Probe | None) -> LaneProgram:
     return kind(
         model=task.model(),
         loss=cross_entropy,
-        optimizer="adam",
-        schedule="constant",
-        warmup_steps=0,
+        optimizer=Optimizer("adam"),
         steps=10**6,
         probe=probe or LAYER_INPUTS,
-        divergence_ratio=1e3,
     )
 
 
 def fleet_work(task: Task, probe: Probe | None, devices: int, lanes: int) -> Work:
     """One chunk of steps of a fleet, on the first `devices` devices."""
     inputs, labels = task.data()
-    hypers = [
-        Hyper(np.float32(LEARNING_RATE), np.float32(0), np.int32(lane), np.int32(lane))  # pyright: ignore[reportArgumentType]
-        for lane in range(lanes)
-    ]
+    hypers = [Hyper.of(lr=LEARNING_RATE, seed=lane, order=lane) for lane in range(lanes)]
     fleet = Fleet(
         program(task, probe),
         make_mesh(devices),
@@ -211,7 +206,7 @@ def build_memory(task: Task) -> dict[str, Work]:
     peaks: dict[str, Work] = {}
     for name, probe in (("plain", None), ("probed", LAYER_INPUTS)):
         lanes = program(task, LAYER_INPUTS)
-        hyper = Hyper(jnp.float32(LEARNING_RATE), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+        hyper = Hyper.of(lr=LEARNING_RATE, seed=0, order=0)
         lane = jax.eval_shape(lambda h, p=lanes: p.init(h, batch.inputs[:1]), hyper)
         indices = jnp.zeros(task.batch_size, jnp.int32)
 

@@ -203,6 +203,15 @@ class Taps(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.watched)
 
+    def merge(self, other: Taps) -> Taps:
+        """The taps of both batches together, of the same model and probe."""
+        readings = {
+            site: {name: one.merge(other.readings[site][name]) for name, one in own.items()}
+            for site, own in self.readings.items()
+        }
+        cotangents = {s: own.merge(other.cotangents[s]) for s, own in self.cotangents.items()}
+        return replace(self, readings=readings, cotangents=cotangents)
+
     def stat(self, name: str) -> dict[str, Any]:
         """One statistic at every site that has it, in execution order."""
         return {s: self.readings[s][name] for s in self.sites if name in self.readings[s]}

@@ -4,7 +4,7 @@ Importing this package loads NumPy only; each source imports what it needs when 
 """
 
 from ici.data.arrays import Arrays
-from ici.data.dataset import Dataset, Split
+from ici.data.dataset import Dataset, Split, StreamedSplit
 from ici.data.movie_reviews import MovieReviews
 from ici.data.registry import DataConfig, names, register, resolve
 from ici.data.sampler import batch_indices
@@ -20,6 +20,7 @@ __all__ = [
     "Mnist",
     "MovieReviews",
     "Split",
+    "StreamedSplit",
     "Synthetic",
     "TfdsDirectory",
     "batch_indices",

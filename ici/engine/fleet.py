@@ -93,7 +93,7 @@ class Fleet:
       program: what a lane does.
       mesh: from `make_mesh`.
       hypers: one `Hyper` of Python numbers per lane.
-      train: the training split, on the host.
+      train: the training split, on the host; None where `train` is given the examples it needs.
       reference: inputs of the fixed reference batch.
       form: "map" or "vmap"; by default "map" on CPUs and "vmap" elsewhere.
       width: in "vmap" form, how many lanes of a device run side by side; None is all of them.
@@ -105,7 +105,7 @@ class Fleet:
         program: LaneProgram,
         mesh: Mesh,
         hypers: list[Hyper],
-        train: Arrays,
+        train: Arrays | None,
         reference: Any,
         form: Form | None = None,
         width: int | None = None,
@@ -203,16 +203,19 @@ class Fleet:
     def _done(self, results: Any) -> Any:
         return jax.block_until_ready(results) if self.in_step else results
 
-    def train(self, first_step: int, indices_SKB: np.ndarray) -> Any:
-        """Trains every active lane for K steps. Returns ``(records, taps), diverged_at`` on the
-        device, in slot order, possibly not computed yet."""
+    def train(self, first_step: int, indices_SKB: np.ndarray, data: Arrays | None = None) -> Any:
+        """Trains every active lane for K steps, on the fleet's data or on placed `data`.
+
+        Returns ``(records, taps), diverged_at`` on the device, in slot order, possibly not
+        computed yet.
+        """
         self.lanes, records, diverged_at = self._done(
             self._train(
                 self._n_active(),
                 self.lanes,
                 self._put(np.int32(first_step), _EVERYWHERE),
                 self._put(indices_SKB, _EVERYWHERE),
-                self.train_data,
+                self.train_data if data is None else data,
             )
         )
         return records, diverged_at
@@ -221,7 +224,9 @@ class Fleet:
         """Labelled taps of the reference batch at the present parameters, in slot order."""
         return self._done(self._reference(self._n_active(), self.lanes, self.reference_inputs))
 
-    def measure(self, name: str, step: int, indices_SB: np.ndarray) -> Any:
+    def measure(
+        self, name: str, step: int, indices_SB: np.ndarray, data: Arrays | None = None
+    ) -> Any:
         """The measurement `name` of the coming update, in slot order; nothing is trained."""
         return self._done(
             self._measure[name](
@@ -229,7 +234,7 @@ class Fleet:
                 self.lanes,
                 self._put(np.int32(step), _EVERYWHERE),
                 self._put(indices_SB, _EVERYWHERE),
-                self.train_data,
+                self.train_data if data is None else data,
                 self.reference_inputs,
             )
         )

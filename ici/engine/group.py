@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -11,17 +11,21 @@ import numpy as np
 
 from ici.adapt import Model, Variables, from_nnx
 from ici.config import Experiment, Group
-from ici.data import Dataset, Split
+from ici.data import Dataset, Split, StreamedSplit
+from ici.data.dataset import SEPARATOR
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
 from ici.engine.lane import Arrays, Hyper, LaneProgram, labelled
-from ici.engine.step import cross_entropy
+from ici.engine.task import task_named
 from ici.errors import InputError
 from ici.models import InputSpec
 from ici.probe import Probe, Taps
 from ici.store.writer import PER_FEATURE, PER_SITE, Layout, Node, Variable
 
 MAX_CHUNK_STEPS = 100
+# What a split may take on the device, and what the examples of a chunk of steps may where it does
+# not stay there.
+MAX_SPLIT_BYTES, MAX_CHUNK_BYTES = 2**30, 2**28
 EVAL_BATCH = 512
 
 
@@ -34,15 +38,38 @@ class PreparedGroup:
     layout: Layout
 
 
-def chunk_steps(experiment: Experiment) -> int:
-    """Steps per dispatch: the largest number up to `MAX_CHUNK_STEPS` that meets every cadence."""
+def is_streamed(experiment: Experiment, dataset: Dataset) -> bool:
+    """Whether training batches come from the host, chunk by chunk."""
+    if isinstance(dataset.train, StreamedSplit):
+        if experiment.stream is False:
+            raise InputError(
+                f"stream is False and {dataset.name} is read from files: wanted stream None or "
+                "True, or stream=False in the data set's own settings."
+            )
+        return True
+    too_large = dataset.train.n_bytes > MAX_SPLIT_BYTES
+    return too_large if experiment.stream is None else experiment.stream
+
+
+def chunk_steps(experiment: Experiment, step_bytes: float = 0.0) -> int:
+    """Steps per dispatch: the largest number up to `MAX_CHUNK_STEPS` that meets every cadence.
+
+    With `step_bytes`, the examples of one step, also one whose examples fit `MAX_CHUNK_BYTES`.
+    """
     every = experiment.probe.every
     heavy = experiment.measurements.values()
     between = math.gcd(experiment.reference_every, experiment.eval_every, *heavy) // every
-    fitting = [
-        n for n in range(1, between + 1) if between % n == 0 and n * every <= MAX_CHUNK_STEPS
-    ]
+    most = MAX_CHUNK_STEPS if not step_bytes else min(MAX_CHUNK_STEPS, MAX_CHUNK_BYTES / step_bytes)
+    fitting = [n for n in range(1, between + 1) if between % n == 0 and n * every <= most]
     return every * max(fitting, default=1)
+
+
+def streamed_step_bytes(experiment: Experiment, dataset: Dataset) -> float:
+    """Bytes of the examples of one step, for all seeds; 0 where the split is on the device."""
+    if not is_streamed(experiment, dataset):
+        return 0.0
+    per_example = dataset.train.n_bytes / max(len(dataset.train), 1)
+    return per_example * experiment.batch_size * len(experiment.seed)
 
 
 def measured_at(every: int, steps: int) -> np.ndarray:
@@ -52,33 +79,40 @@ def measured_at(every: int, steps: int) -> np.ndarray:
 
 def input_spec(dataset: Dataset) -> InputSpec:
     """What the model is told of the data."""
-    return InputSpec(dataset.train.inputs.shape[1:], dataset.vocab_size, dataset.n_classes)
+    return InputSpec(
+        dataset.train.example_shape,
+        dataset.vocab_size,
+        dataset.n_classes,
+        dataset.task,
+        SEPARATOR if dataset.task == "language_model" else None,
+    )
 
 
 def hypers(experiment: Experiment) -> list[Hyper]:
     """The lanes' hyperparameters, in storage order."""
     return [
-        Hyper(
-            lr=np.float32(lane.lr),  # pyright: ignore[reportArgumentType]
-            weight_decay=np.float32(lane.weight_decay),  # pyright: ignore[reportArgumentType]
-            seed=np.int32(lane.seed),  # pyright: ignore[reportArgumentType]
-            order=np.int32(experiment.seed.index(lane.seed)),  # pyright: ignore[reportArgumentType]
-        )
+        Hyper.of(**asdict(lane), order=experiment.seed.index(lane.seed))
         for lane in experiment.lanes
     ]
 
 
 def reference_inputs(experiment: Experiment, dataset: Dataset) -> np.ndarray:
     """The fixed reference batch: evenly spaced training examples, the same for every run."""
-    n_train = len(dataset.train.labels)
+    n_train = len(dataset.train)
     size = min(experiment.reference_size, n_train)
-    return dataset.train.inputs[np.linspace(0, n_train - 1, size).astype(int)]
+    return dataset.train.take(np.linspace(0, n_train - 1, size).astype(int))[0]
 
 
-def evaluation_batches(split: Split) -> tuple[Arrays, np.ndarray]:
+def evaluation_batch(experiment: Experiment, dataset: Dataset) -> int:
+    """Examples per pass of an evaluation: many small ones, or as many as in training."""
+    is_small = dataset.task != "language_model" and dataset.input_kind != "images"
+    return EVAL_BATCH if is_small else min(EVAL_BATCH, experiment.batch_size)
+
+
+def evaluation_batches(split: Split, batch_size: int = EVAL_BATCH) -> tuple[Arrays, np.ndarray]:
     """A split as batches ``[n, B, ...]`` and the weights that blank out the filling."""
-    n_examples = len(split.labels)
-    size = min(EVAL_BATCH, n_examples)
+    n_examples = len(split)
+    size = min(batch_size, n_examples)
     n_batches = -(-n_examples // size)
     index = np.arange(n_batches * size)
     weights = (index < n_examples).astype(np.float32).reshape(n_batches, size)
@@ -86,13 +120,9 @@ def evaluation_batches(split: Split) -> tuple[Arrays, np.ndarray]:
     return Arrays(split.inputs[index], split.labels[index]), weights  # pyright: ignore[reportArgumentType]
 
 
-def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedGroup:
-    """Checks a group against the data and lays out its record, without computing anything.
-
-    Raises:
-      InputError: the model cannot take the data, or the probe selects nothing.
-    """
-    n_train = len(dataset.train.labels)
+def _check_data(experiment: Experiment, group: Group, dataset: Dataset) -> None:
+    """Raises `InputError` where the experiment asks of the data what they do not have."""
+    n_train = len(dataset.train)
     if experiment.batch_size > n_train:
         raise InputError(
             f"batch_size is {experiment.batch_size} and {dataset.name} has {n_train} training "
@@ -102,32 +132,64 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
         raise InputError(
             f"probe stats is {experiment.probe.stats}: the record's shifts want 'moments' too."
         )
+    if experiment.target_accuracy is not None and not task_named(dataset.task).has_accuracy:
+        raise InputError(
+            f"target_accuracy is {experiment.target_accuracy} and {dataset.name} has real "
+            "targets: wanted target_loss."
+        )
+    if experiment.augment != "none" and dataset.input_kind != "images":
+        raise InputError(
+            f"augment is {experiment.augment!r} and {dataset.name} holds {dataset.input_kind}: "
+            "wanted images, or augment 'none'."
+        )
+    is_streamed(experiment, dataset)
+
+
+def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedGroup:
+    """Checks a group against the data and lays out its record, without computing anything.
+
+    Raises:
+      InputError: the model cannot take the data, or the probe selects nothing.
+    """
+    _check_data(experiment, group, dataset)
+    spec, task = input_spec(dataset), task_named(dataset.task)
     try:
         model = from_nnx(
-            experiment.model.build(group.norm, group.depth, input_spec(dataset))  # pyright: ignore[reportAttributeAccessIssue]
+            experiment.model.build(group.norm, group.depth, spec)  # pyright: ignore[reportAttributeAccessIssue]
         )
-        layout = _layout(experiment, model, dataset)
+        own_loss = getattr(experiment.model, "loss", None)
+        program = LaneProgram(
+            model=model,
+            loss=(own_loss(spec) if own_loss else None) or task.loss,
+            task=task,
+            optimizer=experiment.optimizer_settings,
+            shard_batch=experiment.data_parallel > 1,
+            **{name: getattr(experiment, name) for name in _SHARED},
+        )
+        layout = _layout(experiment, program, dataset)
     except InputError:
         raise
     except Exception as error:
-        shape = (experiment.batch_size, *dataset.train.inputs.shape[1:])
+        shape = (experiment.batch_size, *dataset.train.example_shape)
         raise InputError(
             f"{type(experiment.model).__name__} with norm {group.norm!r} and depth {group.depth} "
-            f"cannot take inputs {shape} {dataset.train.inputs.dtype}: {type(error).__name__}: "
+            f"cannot take inputs {shape} {dataset.train.dtype}: {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}: correct the model."
         ) from error
-    program = LaneProgram(
-        model=model,
-        loss=cross_entropy,
-        optimizer=experiment.optimizer,
-        schedule=experiment.schedule,
-        warmup_steps=experiment.warmup_steps,
-        steps=experiment.steps,
-        probe=experiment.probe,
-        divergence_ratio=experiment.divergence_ratio,
-        shard_batch=experiment.data_parallel > 1,
-    )
     return PreparedGroup(group, program, layout)
+
+
+# Fields that an experiment and a group's program have in common.
+_SHARED = (
+    "steps",
+    "probe",
+    "schedule",
+    "decay_fraction",
+    "divergence_ratio",
+    "accumulation_steps",
+    "ema_decay",
+    "augment",
+)
 
 
 def _variables(taps: Taps) -> dict[str, Variable]:
@@ -155,9 +217,10 @@ def _of_blocks(
     }
 
 
-def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
+def _layout(experiment: Experiment, program: LaneProgram, dataset: Dataset) -> Layout:
+    model = program.model
     inputs = jax.ShapeDtypeStruct(
-        (experiment.batch_size, *dataset.train.inputs.shape[1:]), dataset.train.inputs.dtype
+        (experiment.batch_size, *dataset.train.example_shape), dataset.train.dtype
     )
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), inputs)
     taps = model.taps_shape(variables, inputs, experiment.probe)
@@ -175,7 +238,8 @@ def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
         low, high, n = LANDSCAPE_MULTIPLES
         multiples = np.geomspace(low, high, n).tolist()
         axes = {"block": find_blocks(model, variables, inputs).names, "multiple": tuple(multiples)}
-    steps, chunk = experiment.steps, chunk_steps(experiment)
+    steps = experiment.steps
+    chunk = chunk_steps(experiment, streamed_step_bytes(experiment, dataset))
     every = experiment.probe.every
     nodes: dict[str, Any] = {
         "train": Node(np.arange(steps), chunk, {"loss": Variable(), "grad_norm": Variable()}),
@@ -184,7 +248,7 @@ def _layout(experiment: Experiment, model: Model, dataset: Dataset) -> Layout:
         "evaluation": Node(
             measured_at(experiment.eval_every, steps),
             1,
-            {"loss": Variable(), "accuracy": Variable()},
+            {name: Variable() for name in program.evaluated},
         ),
         "runs": Node(np.array([steps]), 1, {"diverged_at": Variable()}),
     }

@@ -12,17 +12,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ici.config import Experiment
-from ici.data import Dataset, batch_indices
+from ici.data import Dataset
+from ici.engine.feed import Feed
 from ici.engine.fleet import Fleet
 from ici.engine.group import (
     PreparedGroup,
     chunk_steps,
+    evaluation_batch,
     evaluation_batches,
     hypers,
     measured_at,
     reference_inputs,
+    streamed_step_bytes,
 )
-from ici.engine.lane import NEVER, Arrays
+from ici.engine.lane import NEVER
 from ici.engine.packing import Packing
 from ici.store.results import padded
 from ici.store.writer import PER_FEATURE, GroupWriter
@@ -32,7 +35,8 @@ from ici.store.writer import PER_FEATURE, GroupWriter
 class Progress:
     """How far a group is; given to the caller after every chunk.
 
-    ``loss`` is the median training loss over the running lanes at the last step, nats.
+    ``loss`` is the median training loss over the running lanes at the last step, nats;
+    ``loader_wait_s`` the part of ``elapsed_s`` that was spent waiting for data.
     """
 
     norm: str
@@ -44,6 +48,7 @@ class Progress:
     n_lanes: int
     loss: float
     elapsed_s: float
+    loader_wait_s: float
 
 
 @dataclass(frozen=True)
@@ -78,21 +83,28 @@ class GroupLoop:
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
+        self.feed = Feed(experiment, dataset)
         self.fleet = Fleet(
             prepared.program,
             mesh,
             hypers(experiment),
-            Arrays(dataset.train.inputs, dataset.train.labels),  # pyright: ignore[reportArgumentType]
+            self.feed.resident,
             reference_inputs(experiment, dataset),
             width=experiment.lane_width,
             measurements=tuple(experiment.measurements),
         )
-        self.evaluation_data = self.fleet.place(evaluation_batches(dataset.validation))
+        batch = evaluation_batch(experiment, dataset)
+        self.evaluation_data = self.fleet.place(evaluation_batches(dataset.validation, batch))
 
     def run(self, on_progress: Callable[[Progress], None]) -> None:
         """Trains to the last step, or until no lane is running."""
+        with self.feed:
+            self._run(on_progress)
+        self.writer.finish()
+
+    def _run(self, on_progress: Callable[[Progress], None]) -> None:
         experiment, start = self.experiment, time.perf_counter()
-        chunk = chunk_steps(experiment)
+        chunk = chunk_steps(experiment, streamed_step_bytes(experiment, self.dataset))
         pending: _Pending | None = None
         for step in range(0, experiment.steps, chunk):
             n_steps = min(chunk, experiment.steps - step)
@@ -109,7 +121,6 @@ class GroupLoop:
             self._read(pending, start, on_progress)
             if self._running().any():
                 self._read(self._dispatch(experiment.steps, 0), start, on_progress)
-        self.writer.finish()
 
     def _running(self) -> np.ndarray:
         return np.isnan(self.diverged_at) & np.isinf(self.stopped_at)
@@ -124,19 +135,14 @@ class GroupLoop:
             evaluation = fleet.evaluate(*self.evaluation_data)
         measured = {}
         if n_steps:
-            n_train = len(self.dataset.train.labels)
-            indices = np.stack(
-                [
-                    batch_indices(n_train, experiment.batch_size, seed, step, n_steps)
-                    for seed in experiment.seed
-                ]
-            )
+            indices, examples = self.feed.chunk(step, n_steps)
+            data = None if examples is None else fleet.place(examples)
             measured = {
-                name: fleet.measure(name, step, indices[:, 0])
+                name: fleet.measure(name, step, indices[:, 0], data)
                 for name, every in experiment.measurements.items()
                 if step % every == 0
             }
-            trained, diverged_at = fleet.train(step, indices)
+            trained, diverged_at = fleet.train(step, indices, data)
         return _Pending(
             step, n_steps, fleet.packing, reference, evaluation, measured, trained, diverged_at
         )
@@ -166,7 +172,7 @@ class GroupLoop:
         # Measurements come before the chunk's updates: who has diverged so far is known.
         if evaluation is not None:
             self._write_between("evaluation", pending.step, by_lane(evaluation))
-            self._mark_targets(pending.step, by_lane(evaluation)["accuracy"])
+            self._mark_targets(pending.step, by_lane(evaluation))
         if reference is not None:
             self._write_between("reference", pending.step, self._by_site(by_lane(reference)))
         for name, values in measured.items():
@@ -198,6 +204,7 @@ class GroupLoop:
                 n_lanes=self.n_lanes,
                 loss=float(np.median(loss[running, -1])) if running.any() else float("nan"),
                 elapsed_s=time.perf_counter() - start,
+                loader_wait_s=self.feed.waited_s,
             )
         )
 
@@ -231,8 +238,12 @@ class GroupLoop:
             values[ended] = np.nan
         self.writer.write(node, rows)
 
-    def _mark_targets(self, step: int, accuracy: np.ndarray) -> None:
-        if self.experiment.stop_at_target:
-            target = self.experiment.target_accuracy
-            met = self._running() & (accuracy >= target)
-            self.stopped_at[met] = step
+    def _mark_targets(self, step: int, evaluated: dict[str, np.ndarray]) -> None:
+        experiment = self.experiment
+        if not experiment.stop_at_target:
+            return
+        if experiment.target_loss is not None:
+            reached = evaluated["loss"] <= experiment.target_loss
+        else:
+            reached = evaluated["accuracy"] >= experiment.target_accuracy
+        self.stopped_at[self._running() & reached] = step

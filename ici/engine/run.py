@@ -65,6 +65,7 @@ def run(
                 experiment=experiment.describe(),
                 fingerprint=experiment.fingerprint,
                 data_digest=dataset.digest,
+                task=dataset.task,
                 environment=environment(),
             )
             manifest.write(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,49 +12,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ici.adapt import Model, Variables, scalar_loss
+from ici.adapt import Model, Variables
 from ici.adapt.model import Loss
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.objective import Batch
+from ici.engine.gradients import gradients
+from ici.engine.task import counted, cross_entropy
 from ici.measure.updates import Updates
 from ici.probe import Probe, Taps
 
 PyTree = Any
-
-
-class StepResult(NamedTuple):
-    """Loss and gradient at one point, and what the same forward pass left behind."""
-
-    loss: Array
-    grads: PyTree
-    state: PyTree
-    taps: Taps | None
-
-
-def cross_entropy(logits_BC: Array, labels_B: Array) -> Array:
-    """Mean softmax cross-entropy, nats."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B))
-
-
-def gradients(
-    model: Model, loss: Loss, variables: Variables, batch: Batch, probe: Probe | None = None
-) -> StepResult:
-    """Loss, gradient, new state and taps from one forward and one backward pass."""
-    inputs, targets = batch
-    params, state = variables
-    sinks = model.cotangent_sinks(variables, inputs, probe) if probe and probe.cotangents else None
-
-    def objective(params: PyTree, sinks: Any) -> tuple[Array, tuple[PyTree, Taps | None]]:
-        out, new_state, taps = model.apply(
-            Variables(params, state), inputs, train=True, probe=probe, sinks=sinks
-        )
-        return scalar_loss(loss, out, targets), (new_state, taps)
-
-    differentiate = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-    (value, (new_state, taps)), (grads, cotangents) = differentiate(params, sinks)
-    if taps is not None and sinks is not None:
-        taps = replace(taps, cotangents={s: cotangents[s] for s in taps.sites if s in cotangents})
-    return StepResult(value, grads, new_state, taps)
 
 
 @jax.tree_util.register_dataclass
@@ -100,6 +67,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss | None = None,
     probe: Probe | None = None,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A compiled ``step(train_state, (inputs, targets)) -> (train_state, metrics)``.
 
@@ -113,18 +81,25 @@ def make_train_step(
       loss: ``loss(outputs, targets) -> scalar``; None takes the model's own, and where it has
         none, `cross_entropy`.
       probe: what to watch; None watches nothing.
+      accumulation_steps: parts that a batch is split into, one after another, to save memory; a
+        loss of one's own is taken for a mean over examples.
 
     Raises:
       InputError: at the first step, before anything is computed: a loss that is not a scalar, a
-        probe that matches nothing, parameters that do not belong to the model.
+        probe that matches nothing, parameters that do not belong to the model, a batch that does
+        not divide.
     """
     objective = loss or model.loss or cross_entropy
+    count = counted if objective is cross_entropy else None
 
     @partial(jax.jit, static_argnums=(3,), donate_argnums=(0, 1))
     def update(
         variables: Variables, opt_state: PyTree, batch: Batch, probed: bool
     ) -> tuple[Variables, PyTree, Metrics]:
-        result = gradients(model, objective, variables, batch, probe if probed else None)
+        chosen = probe if probed else None
+        result = gradients(
+            model, objective, variables, batch, chosen, parts=accumulation_steps, count=count
+        )
         updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
         params = optax.apply_updates(variables.params, updates)
         of_blocks: dict[str, Updates] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ici.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 
@@ -32,6 +32,7 @@ class Manifest:
       experiment: `Experiment.describe` of what is recorded.
       fingerprint: `Experiment.fingerprint`.
       data_digest: digest of the data set's arrays.
+      task: classification, language_model or regression.
       environment: versions, hardware and source revision of the writer.
       status: running, done or failed.
       groups: by folder name.
@@ -41,6 +42,7 @@ class Manifest:
     fingerprint: str
     data_digest: str
     environment: dict[str, Any]
+    task: str = "classification"
     status: str = "running"
     groups: dict[str, GroupEntry] = field(default_factory=dict)
     schema: int = SCHEMA

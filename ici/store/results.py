@@ -14,14 +14,17 @@ from ici.errors import InputError
 from ici.store.manifest import Manifest
 from ici.store.writer import RECORDS
 
+# Dimensions of the runs that a dataset has only where several values were swept.
+OPTIONAL = ("weight_decay", "warmup_steps", "beta1", "beta2")
+
 
 @dataclass(frozen=True)
 class Results:
     """The committed record of an experiment; read as it is asked for.
 
-    Every dataset has the dimensions norm, depth, lr, seed and step, and ``weight_decay`` where
-    several were swept. What does not exist is NaN: steps after a run diverged, sites that a
-    group's networks lack, features beyond a site's own.
+    Every dataset has the dimensions norm, depth, lr, seed and step, and weight_decay, warmup_steps,
+    beta1 and beta2 where several values were swept. What does not exist is NaN: steps after a run
+    diverged, sites that a group's networks lack, features beyond a site's own.
 
     Attributes:
       path: folder of the record.
@@ -35,6 +38,11 @@ class Results:
     def experiment(self) -> dict[str, Any]:
         """The experiment's settings."""
         return self.manifest.experiment
+
+    @property
+    def task(self) -> str:
+        """classification, language_model or regression."""
+        return self.manifest.task
 
     @property
     def complete(self) -> bool:
@@ -58,7 +66,8 @@ class Results:
 
     @cached_property
     def evaluation(self) -> xr.Dataset:
-        """``loss`` and ``accuracy`` on the validation split, after ``step`` updates."""
+        """On the validation split, after ``step`` updates: ``loss`` and, unless targets are real
+        numbers, ``accuracy``; with ``ema_`` in front, those of the averaged weights."""
         return self._node("evaluation")
 
     @cached_property
@@ -118,7 +127,7 @@ class Results:
         dataset = dataset.reindex(
             {dim: [v for v in values if v in dataset[dim].values] for dim, values in order.items()}
         )
-        return dataset.squeeze("weight_decay") if dataset.sizes["weight_decay"] == 1 else dataset
+        return dataset.squeeze([dim for dim in OPTIONAL if dataset.sizes.get(dim) == 1])
 
 
 def merge_sites(orders: list[list[str]]) -> list[str]:

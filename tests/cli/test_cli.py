@@ -108,7 +108,7 @@ BAD = [
     ("run FILE --norm btach", "unknown norm 'btach'.*Did you mean 'batch'"),
     ("run FILE --data moviereviews", "unknown data set 'moviereviews'.*movie_reviews"),
     ("run FILE --optimizer adm", "unknown optimizer 'adm'.*adam"),
-    ("run FILE --schedule cosine", "unknown schedule 'cosine'.*warmup_cosine"),
+    ("run FILE --schedule cosin", "unknown schedule 'cosin'.*cosine"),
     ("run FILE --model mpl", "unknown model 'mpl'.*mlp"),
     ("run FILE --stepz 3", "unknown option --stepz: did you mean --steps"),
     ("run FILE 17", "unexpected '17'"),

@@ -23,7 +23,7 @@ def given(*arguments):
         "--out a_b",
         "--out a=b",
         "--name a_b",
-        "--schedule warmup_cosine",
+        "--schedule cosine",
         "--data digits",
         "--data movie_reviews",
         "--model mlp",

@@ -17,6 +17,7 @@ from ici.engine.lane import Arrays, Hyper, LaneProgram
 from ici.engine.mesh import make_mesh
 from ici.engine.step import cross_entropy
 from ici.models import InputSpec, MLPConfig
+from ici.optimizers import Optimizer
 from ici.probe import Probe
 
 VOCAB, TOKENS, N, BATCH = 200, 12, 256, 32
@@ -87,19 +88,13 @@ def make_tiny(data: Arrays) -> Callable[..., Tiny]:
         settings: dict[str, Any] = {
             "model": from_nnx(MLPConfig(width=16, embed_features=8).build(norm, depth, spec)),
             "loss": cross_entropy,
-            "optimizer": optimizer,
-            "schedule": "constant",
-            "warmup_steps": 0,
+            "optimizer": Optimizer(optimizer),
             "steps": 1000,
             "probe": probe or Probe(every=every),
-            "divergence_ratio": 1e3,
             "shard_batch": data_parallel > 1,
         }
         seeds = sorted({seed for _, seed in lanes})
-        hypers = [
-            Hyper(np.float32(lr), np.float32(0), np.int32(s), np.int32(seeds.index(s)))  # pyright: ignore
-            for lr, s in lanes
-        ]
+        hypers = [Hyper.of(lr=lr, seed=s, order=seeds.index(s)) for lr, s in lanes]
         fleet = Fleet(
             LaneProgram(**(settings | changes)),
             make_mesh(n_devices, data_parallel),

@@ -13,7 +13,7 @@ from ici.engine.step import cross_entropy, gradients
 from ici.errors import InputError
 from ici.measure import Moments
 from ici.models import InputSpec, MLPConfig
-from ici.optimizers import make_optimizer
+from ici.optimizers import Optimizer
 from ici.probe import Probe
 
 NORMS = ("none", "batch", "layer", "rms")
@@ -85,7 +85,7 @@ def test_forward_gradient_and_one_adam_step_against_numpy(norm):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), result.grads, grads
     )
-    optimizer = make_optimizer("adam", jnp.float32(1e-2), jnp.float32(0))
+    optimizer = Optimizer("adam").at(1e-2)
     updates, _ = optimizer.update(result.grads, optimizer.init(variables.params), variables.params)
     # Bias-corrected moments of the first step are g and g²: Adam moves by lr · g/(|g| + ε).
     expected = jax.tree.map(lambda g: -1e-2 * g / (np.abs(g) + 1e-8), grads)
