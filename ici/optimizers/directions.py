@@ -66,7 +66,8 @@ def _uncorrected_adam(beta1: Array, beta2: Array) -> optax.GradientTransformatio
 
 def _muon(beta1: Array, beta2: Array) -> optax.GradientTransformation:
     """Muon for hidden matrices (Jordan 2024), scaled so that its updates have Adam's size and one
-    learning rate serves both (Liu et al. 2025); Adam for the other parameters."""
+    learning rate serves both (Liu et al. 2025); Adam for the other parameters. Both with Nesterov
+    momentum, as optax has them."""
     descent = optax_muon(
         1.0,
         beta=beta1,
