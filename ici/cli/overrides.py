@@ -1,17 +1,13 @@
-"""Experiment files, and command-line options generated from the experiment they define."""
+"""Command-line options, generated from the experiment that they change."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import itertools
 import re
-import sys
-import traceback
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
@@ -33,12 +29,14 @@ class RunOptions:
       resume: keep the finished groups of an unfinished record, train the others again.
       overwrite: replace the record that the folder holds.
       figures: draw the figures at the end.
+      scale: which of the file's experiments to run, such as full; default is its `experiment`.
     """
 
     out: str | None = None
     resume: bool = False
     overwrite: bool = False
     figures: bool = True
+    scale: str | None = None
 
     def __post_init__(self) -> None:
         if self.out is not None and not self.out.strip():
@@ -55,41 +53,6 @@ _GRIDS = ("--probe.stats",) + tuple(
     for f in dataclasses.fields(Experiment)
     if str(f.type).startswith("tuple[")
 )
-
-
-def load_experiment(path: str) -> Experiment:
-    """The object named ``experiment`` in a Python file.
-
-    Raises:
-      InputError: no such file, it fails to load, or it defines no experiment.
-    """
-    file = Path(path).resolve()  # as Python names it in tracebacks
-    if not file.is_file():
-        raise InputError(f"no file {path}: wanted a Python file that defines `experiment`.")
-    spec = importlib.util.spec_from_file_location(f"ici_experiment_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not Python: wanted a .py file that defines `experiment`.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line = frames[-1].lineno if frames else "?"
-        if isinstance(error, SyntaxError) and error.filename == str(file):
-            line = error.lineno
-        raise InputError(
-            f"{path}, line {line}: {type(error).__name__}: {error}: correct the experiment file."
-        ) from error
-    experiment = getattr(module, "experiment", None)
-    if not isinstance(experiment, Experiment):
-        raise InputError(
-            f"{path} defines {type(experiment).__name__ if experiment else 'no'} `experiment`: "
-            "wanted `experiment = ici.Experiment(...)`."
-        )
-    return experiment
 
 
 def override(
@@ -174,11 +137,19 @@ def _schema(base: dict[str, Any]) -> Any:
         [
             "Train an experiment and show its results. --data NAME and --model NAME choose "
             "another data set or model family; several values sweep.",
-            *(Experiment.__doc__ or "").split("Raises:")[0].splitlines()[4:],
-            *(RunOptions.__doc__ or "").split("Attributes:")[1].splitlines()[1:],
+            "",
+            "Attributes:",
+            *_attributes(Experiment.__doc__),
+            *_attributes(RunOptions.__doc__),
         ]
     )
     return schema
+
+
+def _attributes(docstring: str | None) -> list[str]:
+    """The lines that describe the fields, for tyro to find."""
+    described = (docstring or "").partition("Attributes:")[2].partition("Raises:")[0]
+    return described.splitlines()[1:]
 
 
 def _all_plain(config: Any) -> bool:

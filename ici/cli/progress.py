@@ -76,7 +76,7 @@ class LiveProgress:
         return (
             f"{p.norm:>8} depth {p.depth}  step {p.step}/{p.steps}  "
             f"{p.n_running}/{p.n_lanes} running, {p.n_diverged} diverged  "
-            f"{self._rate(p)} run-steps/s  loss {p.loss:.4g}  {self._left()}"
+            f"{self._rate(p)} run-steps/s  loss {p.loss:.4g}  {self._left()}{_waiting(p)}"
         )
 
     def _table(self) -> Table:
@@ -98,8 +98,14 @@ class LiveProgress:
                 self._rate(p),
                 f"{p.loss:.4g}",
             )
-        table.caption = self._left()
+        table.caption = self._left() + "".join(_waiting(p) for p in list(self.seen.values())[-1:])
         return table
+
+
+def _waiting(p: Progress) -> str:
+    """What part of the time went by without data, where it is worth a word."""
+    share = p.loader_wait_s / max(p.elapsed_s, 1e-9)
+    return f"  {share:.0%} of the time waiting for data" if share >= 0.01 else ""
 
 
 def _with_loss(progress: Progress, loss: float) -> Progress:

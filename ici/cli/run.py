@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ici.cli.overrides import RunOptions, load_experiment, override
+from ici.cli.files import load_experiment, taken_scale
+from ici.cli.overrides import RunOptions, override
 from ici.cli.progress import LiveProgress
 from ici.engine.mesh import claim_cpu_devices
 from ici.engine.run import run
@@ -23,7 +24,8 @@ def run_command(arguments: list[str]) -> int:
         raise InputError("ici run: wanted a file: ici run experiments/movie_mlp.py [--help]")
     claim_cpu_devices()
     file, *rest = arguments
-    experiment, options = override(load_experiment(file), rest, f"ici run {file}")
+    experiment = load_experiment(file, taken_scale(rest))
+    experiment, options = override(experiment, rest, f"ici run {file}")
     out = Path(options.out or f"runs/{experiment.name}")
     console = Console()
     say = functools.partial(console.print, markup=False, soft_wrap=True)

@@ -63,8 +63,8 @@ class Experiment:
       lr: learning rates; None sweeps the optimizer's default grid of eight.
       weight_decay: decoupled for adamw, lion and muon, an L2 penalty for the others.
       warmup_steps: over which the learning rate rises linearly.
-      beta1, beta2: decay rates of the optimizer's averages (beta1 is the momentum); None takes
-        the optimizer's own.
+      beta1: decay rate of the optimizer's average of gradients, the momentum; None is its default.
+      beta2: decay rate of its average of squares; None is its default.
       seed: sets the initial weights and the order of the data.
       optimizer: sgd, momentum, nesterov, adam, adamw, lion or muon.
       bias_correction: of Adam's averages.

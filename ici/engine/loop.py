@@ -48,7 +48,7 @@ class Progress:
     n_lanes: int
     loss: float
     elapsed_s: float
-    loader_wait_s: float
+    loader_wait_s: float = 0.0
 
 
 @dataclass(frozen=True)

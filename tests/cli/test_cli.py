@@ -128,7 +128,10 @@ BAD = [
     ("run FILE --probe.stats mements", "unknown statistic 'mements'.*moments"),
     ("run FILE --probe.every 7", "reference_every is 10 and probe.every is 7"),
     ("run FILE --devices 99", "devices is 99"),
-    ("run FILE --data-parallel 3 --batch-size 16", "batch_size is 16 and data_parallel is 3"),
+    (
+        "run FILE --data-parallel 3 --batch-size 16",
+        "batch_size is 16 and is split by data_parallel 3",
+    ),
     ("run FILE --out FILE", "is a file: wanted a folder"),
     ("run FILE --data=moviereviews", "unknown data set 'moviereviews'"),
     ("run FILE --data", "--data has no value"),

@@ -31,6 +31,14 @@ def shown(*reports):
     return file.getvalue().splitlines()
 
 
+def test_waiting_for_data_is_told_where_it_costs(every_report):
+    from dataclasses import replace
+
+    free, costly = report(50, 4, 1.0), replace(report(90, 4, 2.0), loader_wait_s=0.5)
+    lines = shown(free, costly)
+    assert "waiting" not in lines[0] and lines[1].endswith("25% of the time waiting for data")
+
+
 @pytest.fixture
 def every_report(monkeypatch):
     monkeypatch.setattr(module, "PLAIN_LINE_EVERY_S", -1.0)
