@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ici.adapt import from_nnx as from_nnx
     from ici.adapt import watch as watch
     from ici.config import Experiment as Experiment
+    from ici.data import register as register_data
     from ici.dissect.attribution import Attribution as Attribution
     from ici.dissect.attribution import attribute_shift as attribute_shift
     from ici.dissect.gradient_shift import GradientShift as GradientShift
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from ici.models import MLPConfig as MLPConfig
     from ici.models import register_model as register_model
     from ici.models import register_norm as register_norm
+    from ici.optimizers import register_optimizer as register_optimizer
+    from ici.optimizers import register_schedule as register_schedule
     from ici.probe import Probe as Probe
     from ici.quantities import explain as explain
     from ici.quantities import register_quantity as register_quantity
@@ -94,8 +97,11 @@ _HOMES = {
     "make_train_step": "ici.engine.step",
     "noise_floor": "ici.measure",
     "open": "ici.store.results:open_results",
+    "register_data": "ici.data:register",
     "register_model": "ici.models",
     "register_norm": "ici.models",
+    "register_optimizer": "ici.optimizers",
+    "register_schedule": "ici.optimizers",
     "register_quantity": "ici.quantities",
     "register_statistic": "ici.measure",
     "run": "ici.engine.run",
