@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ici.adapt import from_linen as from_linen
     from ici.adapt import from_nnx as from_nnx
     from ici.adapt import watch as watch
+    from ici.analysis.sensitivity import largest_stable_lr as largest_stable_lr
+    from ici.analysis.sensitivity import lr_sensitivity as lr_sensitivity
     from ici.config import Experiment as Experiment
     from ici.data import register as register_data
     from ici.dissect.attribution import Attribution as Attribution
@@ -94,6 +96,8 @@ _HOMES = {
     "from_linen": "ici.adapt",
     "from_nnx": "ici.adapt",
     "init_train_state": "ici.engine.step",
+    "largest_stable_lr": "ici.analysis.sensitivity",
+    "lr_sensitivity": "ici.analysis.sensitivity",
     "make_train_step": "ici.engine.step",
     "noise_floor": "ici.measure",
     "open": "ici.store.results:open_results",

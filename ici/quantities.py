@@ -44,6 +44,9 @@ _QUANTITIES: dict[str, tuple[str, ...]] = {
     "spike_score": ("ici.analysis.spikes:spike_score", "ici.analysis.spikes:SpikeRule"),
     "find_spikes": ("ici.analysis.spikes:find_spikes",),
     "steps_to_target": ("ici.analysis.convergence:steps_to_target",),
+    "lr_sensitivity": ("ici.analysis.sensitivity:lr_sensitivity",),
+    "largest_stable_lr": ("ici.analysis.sensitivity:largest_stable_lr",),
+    "depth_of_failure": ("ici.analysis.sensitivity:depth_of_failure",),
 }
 
 
