@@ -28,7 +28,15 @@ def _names(e: Experiment) -> None:
             f"name is {e.name!r}: wanted the name of a folder, without '/', such as 'mine'."
         )
     for norm in e.norm:
-        check_norm(norm)
+        base, *additions = norm.split("+")
+        check_norm(base)
+        known = getattr(e.model, "norm_additions", ())
+        for addition in additions:
+            if addition not in known:
+                raise InputError(
+                    f"norm is {norm!r}: {type(e.model).__name__} adds "
+                    f"{', '.join(known) or 'nothing'} to a norm, not {addition!r}; wanted {base!r}."
+                )
     Optimizer(e.optimizer, e.bias_correction, e.clip_norm, e.decay_on)  # pyright: ignore
     if e.schedule not in schedule_names():
         raise unknown_name("schedule", e.schedule, schedule_names())

@@ -18,7 +18,7 @@ from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
 from ici.engine.lane import Arrays, Hyper, LaneProgram, labelled
 from ici.engine.task import task_named
 from ici.errors import InputError
-from ici.models import InputSpec
+from ici.models import InputSpec, norms
 from ici.probe import Probe, Taps
 from ici.store.writer import PER_FEATURE, PER_SITE, Layout, Node, Variable
 
@@ -54,14 +54,18 @@ def is_streamed(experiment: Experiment, dataset: Dataset) -> bool:
 def chunk_steps(experiment: Experiment, step_bytes: float = 0.0) -> int:
     """Steps per dispatch: the largest number up to `MAX_CHUNK_STEPS` that meets every cadence.
 
-    With `step_bytes`, the examples of one step, also one whose examples fit `MAX_CHUNK_BYTES`.
+    With `step_bytes`, the examples of one step, also one whose examples fit `MAX_CHUNK_BYTES`. A
+    number that divides the steps is preferred, down to a fifth of that one: a shorter last chunk
+    is a program of its own, to be compiled.
     """
     every = experiment.probe.every
     heavy = experiment.measurements.values()
     between = math.gcd(experiment.reference_every, experiment.eval_every, *heavy) // every
     most = MAX_CHUNK_STEPS if not step_bytes else min(MAX_CHUNK_STEPS, MAX_CHUNK_BYTES / step_bytes)
     fitting = [n for n in range(1, between + 1) if between % n == 0 and n * every <= most]
-    return every * max(fitting, default=1)
+    largest = max(fitting, default=1)
+    even = [n for n in fitting if experiment.steps % (n * every) == 0 and 5 * n >= largest]
+    return every * max(even, default=largest)
 
 
 def streamed_step_bytes(experiment: Experiment, dataset: Dataset) -> float:
@@ -143,6 +147,9 @@ def _check_data(experiment: Experiment, group: Group, dataset: Dataset) -> None:
             "wanted images, or augment 'none'."
         )
     is_streamed(experiment, dataset)
+    norm = norms.parse(group.norm.partition("+")[0])
+    seen = experiment.batch_size // experiment.accumulation_steps
+    norm.check_batch(seen // experiment.data_parallel if norm.is_local else seen)
 
 
 def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedGroup:

@@ -255,15 +255,32 @@ def test_cotangents_are_recorded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cadences", "expected"),
-    [((10, 50, 50), 50), ((1, 50, 20), 10), ((5, 1000, 1000), 100), ((7, 49, 14), 7)],
+    ("cadences", "steps", "expected"),
+    [
+        ((10, 50, 50), 600, 50),
+        ((1, 50, 20), 600, 10),
+        ((5, 1000, 1000), 1000, 100),
+        ((7, 49, 14), 50, 7),
+        ((10, 50, 50), 60, 10),  # 50 and then 10 would be two programs
+        ((1, 97, 97), 100, 97),  # but steps one by one are too many dispatches
+    ],
 )
-def test_chunk_meets_every_cadence(cadences, expected):
+def test_chunk_meets_every_cadence(cadences, steps, expected):
     every, reference_every, eval_every = cadences
     config = experiment(
-        probe=ici.Probe(every=every), reference_every=reference_every, eval_every=eval_every
+        probe=ici.Probe(every=every),
+        reference_every=reference_every,
+        eval_every=eval_every,
+        steps=steps,
     )
     assert chunk_steps(config) == expected
+
+
+def test_a_chunk_of_streamed_examples_fits_its_memory():
+    config = experiment(reference_every=40, eval_every=40, steps=400)
+    assert chunk_steps(config) == 40
+    assert chunk_steps(config, step_bytes=2**28 / 20) == 20
+    assert chunk_steps(config, step_bytes=2**29) == 5  # a probed step and those up to the next
 
 
 def test_evaluation_batches_hold_each_example_once():
