@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ici.data.dataset import SPLITS, Dataset, InputKind, Split
+from ici.data.dataset import SPLITS, Dataset, InputKind, Split, Task
 from ici.data.registry import DataConfig
 from ici.errors import InputError
 
@@ -21,8 +21,11 @@ class Arrays(DataConfig):
     """Wraps (inputs, labels) pairs of a user's own; they are checked at once.
 
     Integer inputs [N, T] are read as tokens, floats [N, D] as vectors and [N, H, W, C] as images;
-    `input_kind` overrides that. `n_classes` and `vocab_size` default to the largest value that
-    occurs, plus one. Raises `InputError` as `Dataset` does.
+    `input_kind` overrides that. Labels say the task: floats [N] or [N, D] are regression targets,
+    integers [N, T] beside tokens [N, T] are the next tokens of a language model (-1 where none
+    counts), all others are classes; `task` overrides that. `n_classes` and `vocab_size` default to
+    the largest value that occurs, plus one, or to the number of targets; those of a language model
+    are the same. Raises `InputError` as `Dataset` does.
     """
 
     train: Pair = field(repr=False)
@@ -32,6 +35,7 @@ class Arrays(DataConfig):
     vocab_size: int | None = None
     input_kind: InputKind | None = None
     name: str = "arrays"
+    task: Task | None = None
 
     registered_name: ClassVar[str] = "arrays"
 
@@ -58,12 +62,22 @@ class Arrays(DataConfig):
         else:
             splits["test"] = _split("test", self.test)
         kind = self.input_kind or _guess_kind(inputs)
-        vocab_size = self.vocab_size
+        task = self.task or _guess_task(kind, inputs, labels)
+        if task == "regression":
+            splits = {name: _as_targets(split) for name, split in splits.items()}
+        vocab_size, n_classes = self.vocab_size, self.n_classes
         if vocab_size is None and kind == "tokens":
-            vocab_size = max(2, _largest(split.inputs for split in splits.values()) + 1)
-        n_classes = self.n_classes
+            arrays = [split.inputs for split in splits.values()]
+            if task == "language_model":
+                arrays += [split.labels for split in splits.values()]
+            vocab_size = max(2, _largest(arrays) + 1)
         if n_classes is None:
-            n_classes = max(2, _largest(split.labels for split in splits.values()) + 1)
+            if task == "regression":
+                n_classes = splits["train"].labels.shape[-1]
+            elif task == "language_model" and vocab_size is not None:
+                n_classes = vocab_size
+            else:
+                n_classes = max(2, _largest(split.labels for split in splits.values()) + 1)
         return Dataset(
             name=self.name,
             train=splits["train"],
@@ -72,6 +86,7 @@ class Arrays(DataConfig):
             n_classes=n_classes,
             input_kind=kind,
             vocab_size=vocab_size,
+            task=task,
             notes="arrays given by the user",
         )
 
@@ -97,6 +112,20 @@ def _guess_kind(inputs: np.ndarray) -> InputKind:
         f"train inputs have shape {inputs.shape}: wanted [N, T] tokens, [N, D] vectors or "
         f"[N, H, W, C] images{hint}"
     )
+
+
+def _guess_task(kind: InputKind, inputs: np.ndarray, labels: np.ndarray) -> Task:
+    if labels.dtype.kind == "f":
+        return "regression"
+    if kind == "tokens" and labels.ndim == 2 and labels.shape == inputs.shape:
+        return "language_model"
+    return "classification"
+
+
+def _as_targets(split: Split) -> Split:
+    """Targets [N] are those of one output, [N, 1]."""
+    labels = split.labels
+    return Split(split.inputs, labels[:, None] if labels.ndim == 1 else labels)
 
 
 def _largest(arrays: Any) -> int:

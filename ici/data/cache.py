@@ -21,6 +21,7 @@ import numpy as np
 
 from ici.data.dataset import SPLITS, Dataset, Split
 from ici.data.registry import DataConfig
+from ici.data.token_rows import TokenRows, file_sha256
 from ici.errors import InputError
 
 SCHEMA = 2
@@ -82,11 +83,28 @@ def is_prepared(config: CachedData) -> bool:
     return os.path.exists(entry_path(config) / MANIFEST)
 
 
+def new_part() -> Path:
+    """A directory for files that `CachedData.build` writes itself and `TokenRows` reads.
+
+    They are moved from there to where they are kept; what a killed process leaves goes after a
+    day. Raises `InputError` where it cannot be made.
+    """
+    parent = root() / "prepared"
+    part = parent / f".part-{uuid.uuid4().hex}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+    except OSError as error:
+        raise _unwritable(parent, error) from None
+    return part
+
+
 def load_or_build(config: CachedData) -> Dataset:
     """The prepared arrays; built, and stored for the next time, where there are none.
 
     Where they cannot be stored (no write permission, disk full) a warning says so and the arrays
-    are used from memory. Raises `InputError` where stored arrays are damaged.
+    are used from memory. Raises `InputError` where stored arrays are damaged, and where streamed
+    ones cannot be stored.
     """
     entry = entry_path(config)
     if os.path.exists(entry):
@@ -95,6 +113,8 @@ def load_or_build(config: CachedData) -> Dataset:
     try:
         return _store(entry, config, dataset)
     except OSError as error:
+        if not isinstance(dataset.train, Split):
+            raise _unwritable(entry, error) from None
         warnings.warn(
             f"cannot keep prepared data in {root()} ({error.strerror or error}): going on in "
             "memory; set ICI_DATA_DIR to a writable directory with free space",
@@ -118,22 +138,24 @@ def prepare(config: CachedData, rebuild: bool = False) -> Path:
     # Building may have remade the source, and with it the cache key.
     entry = entry_path(config)
     try:
-        _store(entry, config, dataset, replace=rebuild)
+        stored = _store(entry, config, dataset, replace=rebuild)
     except OSError as error:
-        free = _free_bytes(root())
-        raise InputError(
-            f"cannot write prepared data to {entry} ({error.strerror or error}, {free} free): "
-            "set ICI_DATA_DIR to a writable directory with free space"
-        ) from None
-    return entry
+        raise _unwritable(entry, error) from None
+    return entry if os.path.exists(entry) else getattr(stored.train, "directory", entry)
 
 
 def _store(entry: Path, config: CachedData, dataset: Dataset, replace: bool = False) -> Dataset:
+    if not isinstance(dataset.train, Split | TokenRows):
+        return dataset  # its files are kept by whoever wrote them
     entry.parent.mkdir(parents=True, exist_ok=True)
     _remove_litter(entry.parent)
     part = entry.parent / f".part-{uuid.uuid4().hex}"
     part.mkdir()
+    streamed = dataset.train if isinstance(dataset.train, TokenRows) else None
     try:
+        if streamed is not None:
+            for name in streamed.checksums:
+                (streamed.directory / name).rename(part / name)
         with (part / ARRAYS).open("wb") as file:
             np.savez(file, allow_pickle=False, **_arrays(dataset))
             _flush(file)
@@ -143,6 +165,9 @@ def _store(entry: Path, config: CachedData, dataset: Dataset, replace: bool = Fa
             "dataset": {**dataset.metadata(), "notes": dataset.notes},
             "files": {ARRAYS: _sha256((part / ARRAYS).read_bytes())},
         }
+        if streamed is not None:
+            body["files"] |= streamed.checksums
+            body["rows"] = {"sequence_length": streamed.sequence_length}
         with (part / MANIFEST).open("w", encoding="utf-8") as file:
             json.dump({**body, "sha256": _sha256(_canonical(body))}, file, indent=1)
             _flush(file)
@@ -157,9 +182,14 @@ def _store(entry: Path, config: CachedData, dataset: Dataset, replace: bool = Fa
                 return _read(entry, config)
             raise
         _sync_directory(entry.parent)
-        return dataset
+        if streamed is None:
+            return dataset
+        moved = TokenRows(entry, streamed.sequence_length, streamed.checksums)
+        return dataclasses.replace(dataset, train=moved)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if streamed is not None:
+            shutil.rmtree(streamed.directory, ignore_errors=True)
 
 
 def _read(entry: Path, config: CachedData) -> Dataset:
@@ -171,15 +201,30 @@ def _read(entry: Path, config: CachedData) -> Dataset:
         raise _damaged(path, config, error.strerror or str(error)) from None
     if _sha256(content) != manifest["files"][ARRAYS]:
         raise _damaged(path, config, "its checksum is not the one in the manifest")
+    splits: dict[str, Any] = {}
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        splits = {
-            name: Split(arrays[f"{name}_inputs"], arrays[f"{name}_labels"]) for name in SPLITS
-        }
+        for name in SPLITS:
+            if f"{name}_inputs" in arrays:
+                splits[name] = Split(arrays[f"{name}_inputs"], arrays[f"{name}_labels"])
+    if "rows" in manifest:
+        splits["train"] = _read_rows(entry, config, manifest)
     metadata = manifest["dataset"]
     vocabulary = metadata.pop("vocabulary")
     return Dataset(
         **splits, vocabulary=None if vocabulary is None else tuple(vocabulary), **metadata
     )
+
+
+def _read_rows(entry: Path, config: CachedData, manifest: dict[str, Any]) -> TokenRows:
+    checksums = {name: value for name, value in manifest["files"].items() if name != ARRAYS}
+    for name, wanted in checksums.items():
+        try:
+            seen = file_sha256(entry / name)
+        except OSError as error:
+            raise _damaged(entry / name, config, error.strerror or str(error)) from None
+        if seen != wanted:
+            raise _damaged(entry / name, config, "its checksum is not the one in the manifest")
+    return TokenRows(entry, checksums=checksums, **manifest["rows"])
 
 
 def _manifest(entry: Path, config: CachedData) -> dict[str, Any]:
@@ -203,8 +248,17 @@ def _damaged(path: Path, config: CachedData, reason: str) -> InputError:
     )
 
 
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write prepared data to {path} ({error.strerror or error}, {_free_bytes(root())} "
+        "free): set ICI_DATA_DIR to a writable directory with free space"
+    )
+
+
 def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     splits = {name: getattr(dataset, name) for name in SPLITS}
+    if not isinstance(dataset.train, Split):  # it keeps its examples in files of its own
+        del splits["train"]
     return {
         f"{name}_{field.name}": getattr(split, field.name)
         for name, split in splits.items()

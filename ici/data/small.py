@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from ici.data.cache import CachedData
-from ici.data.dataset import Dataset, Split
+from ici.data.dataset import Dataset, InputKind, Split
 from ici.data.registry import DataConfig, register
 from ici.data.sampler import permutation, raw_bits
 from ici.data.splits import standardize, stratified_split
@@ -22,17 +22,21 @@ from ici.errors import InputError
 class Digits(CachedData):
     """1,797 handwritten digits of 8 x 8 pixels from scikit-learn, as vectors [N, 64].
 
-    80/10/10 train/validation/test, balanced by label; scaled by the overall mean and std of the
-    training split. Raises `InputError` where scikit-learn is missing.
+    `layout` "images" gives them as images [N, 8, 8, 1] instead. 80/10/10 train/validation/test,
+    balanced by label; scaled by the overall mean and std of the training split. Raises `InputError`
+    where scikit-learn is missing.
     """
 
     split_seed: int = 0
+    layout: Literal["vectors", "images"] = "vectors"
 
     kind: ClassVar[str] = "vectors"
     needs: ClassVar[str] = "the package scikit-learn: pip install -e '.[demo]' in the checkout"
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed)
+        if self.layout not in get_args(InputKind)[1:]:
+            raise InputError(f"layout is {self.layout!r}: wanted 'vectors' or 'images'")
 
     def build(self, refresh: bool = False) -> Dataset:
         try:
@@ -43,6 +47,8 @@ class Digits(CachedData):
                 "pip install -e '.[demo]' in the checkout"
             ) from None
         inputs, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+        if self.layout == "images":
+            inputs = inputs.reshape(-1, 8, 8, 1)
         rows = stratified_split(labels, self.split_seed)
         train, validation, test = standardize(
             *(Split(inputs[rows[name]], labels[rows[name]]) for name in rows)
@@ -53,7 +59,7 @@ class Digits(CachedData):
             validation=validation,
             test=test,
             n_classes=10,
-            input_kind="vectors",
+            input_kind=self.layout,
             notes="scikit-learn load_digits; 80/10/10 by label; scaled by the training split",
         )
 
@@ -113,18 +119,18 @@ class Synthetic(DataConfig):
 
     def _draw(self, stream: int, n: int, mean: float, scale: float) -> Split:
         labels = permutation(n, self.seed, 2 * stream + 1) % self.n_classes
-        noise = _normal(n * self.dim, self.seed, 2 * stream).reshape(n, self.dim)
+        noise = normal(n * self.dim, self.seed, 2 * stream).reshape(n, self.dim)
         centre_share = self.separation**2 / (1 + self.separation**2)
         x = self._centres()[labels] * math.sqrt(centre_share) + noise * math.sqrt(1 - centre_share)
         return Split((scale * x + mean).astype(np.float32), labels.astype(np.int32))
 
     def _centres(self) -> np.ndarray:
-        centres = _normal(self.n_classes * self.dim, self.seed, 0).reshape(self.n_classes, self.dim)
+        centres = normal(self.n_classes * self.dim, self.seed, 0).reshape(self.n_classes, self.dim)
         centres -= centres.mean(axis=0)
         return centres / centres.std(axis=0)
 
 
-def _normal(n: int, seed: int, stream: int) -> np.ndarray:
+def normal(n: int, seed: int, stream: int) -> np.ndarray:
     """Standard normal float64 [n] by Box & Muller 1958: reproducible over NumPy versions."""
     uniform = (raw_bits(2 * n, seed, stream) >> np.uint64(11)) * 2.0**-53
     return np.sqrt(-2.0 * np.log1p(-uniform[:n])) * np.cos(2.0 * np.pi * uniform[n:])

@@ -122,7 +122,7 @@ class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 images_path, f"{len(images)} images but {len(labels)} labels in {labels_path}"
             )
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield number, {"image": _png(image), "label": int(label)}
+            yield number, {"image": png(image), "label": int(label)}
 
 
 BUILDERS: dict[str, type[ImdbReviews] | type[Mnist]] = {"imdb_reviews": ImdbReviews, "mnist": Mnist}
@@ -157,7 +157,8 @@ def damaged_archive(path: Path, reason: str) -> InputError:
     return InputError(f"downloaded file {path} is damaged ({reason}): delete it and prepare again")
 
 
-def _png(image: np.ndarray) -> io.BytesIO:
+def png(image: np.ndarray) -> io.BytesIO:
+    """An image uint8 [H, W] or [H, W, 3] as an open PNG file."""
     # TFDS takes encoded images as they are; encoding an array is what it needs TensorFlow for.
     from PIL import Image
 

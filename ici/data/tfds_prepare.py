@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ici.data.cache import root
 from ici.data.tfds_read import file_formats, import_tfds
@@ -19,7 +20,14 @@ from ici.errors import InputError
 PROBE_LIMIT_S = 8.0
 
 # Where the builders of TFDS, and ours, put the version that both write.
-_LAYOUT = {"imdb_reviews": "imdb_reviews/plain_text/1.0.0", "mnist": "mnist/3.0.1"}
+_LAYOUT = {
+    "cifar10": "cifar10/3.0.2",
+    "fashion_mnist": "fashion_mnist/3.0.1",
+    "imdb_reviews": "imdb_reviews/plain_text/1.0.0",
+    "lm1b": "lm1b/1.1.0",
+    "mnist": "mnist/3.0.1",
+    "tiny_shakespeare": "tiny_shakespeare/1.0.0",
+}
 _LITTER_AGE_S = 24 * 3600.0
 
 
@@ -56,10 +64,12 @@ def prepare(name: str, overwrite: bool = False) -> Path:
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     from ici.data.tfds_builders import BUILDERS, urls
+    from ici.data.tfds_image_builders import IMAGE_BUILDERS
+    from ici.data.tfds_text_builders import TEXT_BUILDERS
 
     target, data_dir = own_directory(name), root() / "tfds"
     downloads = data_dir / "downloads"
-    builder_class = BUILDERS[name]
+    builder_class: Any = {**BUILDERS, **IMAGE_BUILDERS, **TEXT_BUILDERS}[name]
     base_url = os.environ.get(base_url_variable(name)) or builder_class.BASE_URL
     wanted = urls(builder_class, base_url)
     missing = [
@@ -145,7 +155,7 @@ def _offline_message(
         f"data set {name!r} cannot be downloaded ({reason}): connect to a network, or prepare it "
         f"elsewhere and copy the directory to {target}, or put {', '.join(archives)} into "
         f"{downloads / 'manual'}, or set {base_url_variable(name)} to a mirror; "
-        "movie_reviews, digits and synthetic need no network"
+        "movie_reviews, digits, mnist5k and synthetic need no network"
     )
 
 

@@ -93,13 +93,10 @@ def file_formats(directory: Path) -> list[str]:
         return []
 
 
-def open_directory(
-    directory: Path, fix: str, input_feature: str = "", label_feature: str = ""
-) -> Prepared:
-    """Opens a version directory; `fix` ends the message where something in it is damaged.
+def open_builder(directory: Path, fix: str) -> Any:
+    """The builder of a version directory; `fix` ends the message where something is damaged.
 
-    Raises `InputError` for another file format, for damage, and where the input and the label
-    cannot be told from the features.
+    Raises `InputError` for another file format and for damage.
     """
     info_path = directory / "dataset_info.json"
     formats = file_formats(directory)
@@ -114,12 +111,25 @@ def open_directory(
     tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(directory, file_format="array_record")
-        features: Any = builder.info.features
+        _ = builder.info.features
     except Exception as error:
         raise InputError(
             f"{directory / 'features.json'} or {info_path.name} is damaged or missing "
             f"({' '.join(str(error).split())[:120]}): {fix}"
         ) from None
+    return builder
+
+
+def open_directory(
+    directory: Path, fix: str, input_feature: str = "", label_feature: str = ""
+) -> Prepared:
+    """Opens a version directory as `open_builder` does.
+
+    Raises `InputError` also where the input and the label cannot be told from the features.
+    """
+    builder = open_builder(directory, fix)
+    tfds = import_tfds()
+    features: Any = builder.info.features
     if not isinstance(features, tfds.features.FeaturesDict):
         raise InputError(f"{directory} has no named features: wanted an input and a label")
     input_key, label_key = _choose(directory, builder.info, input_feature, label_feature)
@@ -150,9 +160,9 @@ def read_split(prepared: Prepared, split: str, fix: str) -> tuple[list[Any], np.
             seen = reader.num_records()
             reader.close()
         except Exception as error:
-            raise _damaged(path, error, fix) from None
+            raise damaged(path, error, fix) from None
         if seen != wanted:
-            raise _damaged(path, f"{seen} records where {wanted} are listed", fix)
+            raise damaged(path, f"{seen} records where {wanted} are listed", fix)
     inputs, labels = [], np.empty(info.num_examples, np.int64)
     source = prepared.builder.as_data_source(split=split)
     for i in range(len(labels)):
@@ -161,7 +171,7 @@ def read_split(prepared: Prepared, split: str, fix: str) -> tuple[list[Any], np.
             inputs.append(example[prepared.input_key])
             labels[i] = example[prepared.label_key]
         except Exception as error:  # the reader raises RuntimeError, TypeError, decoders their own
-            raise _damaged(files[np.searchsorted(ends, i, side="right")], error, fix) from None
+            raise damaged(files[np.searchsorted(ends, i, side="right")], error, fix) from None
     return inputs, labels
 
 
@@ -229,6 +239,7 @@ def _choose(directory: Path, info: Any, input_feature: str, label_feature: str) 
     return input_feature, label_feature
 
 
-def _damaged(path: Path, reason: BaseException | str, fix: str) -> InputError:
+def damaged(path: Path, reason: BaseException | str, fix: str) -> InputError:
+    """The error for a file of a prepared directory that cannot be read."""
     text = " ".join(str(reason).split())[:120]
     return InputError(f"{path} is damaged or missing ({text}): {fix}")

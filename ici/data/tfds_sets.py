@@ -12,7 +12,7 @@ import numpy as np
 from ici.data.cache import CachedData
 from ici.data.dataset import Dataset, Split
 from ici.data.registry import register
-from ici.data.splits import repeated, shuffled, standardize, stratified_split
+from ici.data.splits import repeated, shuffled, stratified_split
 from ici.data.text import (
     build_vocabulary,
     check_seed,
@@ -23,8 +23,7 @@ from ici.data.text import (
 )
 from ici.errors import InputError
 
-_VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_NEEDS = "pip install -e '.[tfds]', and network once or a directory prepared as ArrayRecord"
+TFDS_NEEDS = "pip install -e '.[tfds]', and network once or a directory prepared as ArrayRecord"
 
 
 @register("imdb_reviews")
@@ -41,13 +40,13 @@ class ImdbReviews(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "text"
-    needs: ClassVar[str] = _NEEDS
+    needs: ClassVar[str] = TFDS_NEEDS
 
     def __post_init__(self) -> None:
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)
 
     def build(self, refresh: bool = False) -> Dataset:
-        return _build_named("imdb_reviews", refresh, self.split_seed, self)
+        return build_named("imdb_reviews", refresh, self.split_seed, self)
 
 
 @register("mnist")
@@ -63,13 +62,13 @@ class Mnist(CachedData):
     split_seed: int = 0
 
     kind: ClassVar[str] = "images"
-    needs: ClassVar[str] = _NEEDS
+    needs: ClassVar[str] = TFDS_NEEDS
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed)
 
     def build(self, refresh: bool = False) -> Dataset:
-        return _build_named("mnist", refresh, self.split_seed, None)
+        return build_named("mnist", refresh, self.split_seed)
 
 
 @register("tfds")
@@ -79,7 +78,11 @@ class TfdsDirectory(CachedData):
 
     Wants one text, image or vector feature and one label, found by themselves or named. Without a
     validation split a tenth of train is held out; without a test split there is none. Text and
-    images are treated as in `ImdbReviews` and `Mnist`, vectors are left as they are.
+    images are treated as in `ImdbReviews` and `Mnist`, each channel of an image by its own mean and
+    std; vectors are left as they are. With `image_size` the shorter side of an image is resized to
+    it and the centre is cut out. `stream` reads training images from the files as they are needed;
+    None: where they would take more than 2 GiB of memory. A name without a path is looked for in
+    $TFDS_DATA_DIR.
     """
 
     path: str
@@ -88,6 +91,8 @@ class TfdsDirectory(CachedData):
     split_seed: int = 0
     input_feature: str = ""
     label_feature: str = ""
+    image_size: int | None = None
+    stream: bool | None = None
 
     kind: ClassVar[str] = "any"
     needs: ClassVar[str] = (
@@ -96,37 +101,47 @@ class TfdsDirectory(CachedData):
 
     def __post_init__(self) -> None:
         check_text_settings(self.vocab_size, self.max_tokens, self.split_seed)
+        check_image_size(self.image_size)
 
     def source_stamp(self) -> dict[str, Any]:
         """Name, size and time of every file: data that were prepared again are read again."""
-        from ici.data.tfds_read import find_directory
+        from ici.data.tfds_names import find_named
 
-        directory = find_directory(Path(self.path).expanduser())
+        directory = find_named(self.path)
         return {
             file.name: [file.stat().st_size, file.stat().st_mtime_ns]
             for file in sorted(directory.iterdir())
         }
 
     def build(self, refresh: bool = False) -> Dataset:
-        from ici.data.tfds_read import find_directory, open_directory
+        from ici.data.tfds_names import find_named
+        from ici.data.tfds_read import open_directory
 
-        directory = find_directory(Path(self.path).expanduser())
+        directory = find_named(self.path)
         fix = "prepare or copy the directory again"
         prepared = open_directory(directory, fix, self.input_feature, self.label_feature)
         name = f"tfds:{prepared.builder.info.full_name}"
         return _assemble(name, prepared, fix, self.split_seed, self)
 
 
-def _build_named(
-    name: str, refresh: bool, seed: int, text: ImdbReviews | TfdsDirectory | None
-) -> Dataset:
+def check_image_size(size: int | None) -> None:
+    """Raises `InputError` for a size that no image can have."""
+    if size is not None and size < 1:
+        raise InputError(f"image size is {size}: wanted at least 1 pixel")
+
+
+def build_named(name: str, refresh: bool, seed: int, settings: Any = None) -> Dataset:
+    """A data set that we have a builder for, from where it is prepared, or prepared now.
+
+    `settings` has, for text, those of `ImdbReviews`; for images, `image_size` and `stream` or not.
+    """
     from ici.data.tfds_prepare import locate, prepare
     from ici.data.tfds_read import open_directory
 
     fix = f"run: ici data prepare {name} --rebuild"
 
     def read(directory: Path) -> Dataset:
-        return _assemble(name, open_directory(directory, fix), fix, seed, text)
+        return _assemble(name, open_directory(directory, fix), fix, seed, settings)
 
     directory = locate(name)
     if directory is None:
@@ -139,12 +154,20 @@ def _build_named(
         return read(prepare(name, overwrite=True))
 
 
-def _assemble(
-    name: str, prepared: Any, fix: str, seed: int, text: ImdbReviews | TfdsDirectory | None
-) -> Dataset:
+def _assemble(name: str, prepared: Any, fix: str, seed: int, settings: Any) -> Dataset:
     """Reads the splits, holds out a validation split where there is none, and encodes."""
+    from ici.data.image_sets import VALIDATION_NAMES, assemble_images
     from ici.data.tfds_read import read_split
 
+    stream = getattr(settings, "stream", None)
+    if prepared.kind == "image":
+        size = getattr(settings, "image_size", None)
+        return assemble_images(name, prepared, fix, seed, size, stream)
+    if stream:
+        raise InputError(
+            f"stream is True and {prepared.input_key!r} of {prepared.directory} holds no images: "
+            "wanted stream None or False"
+        )
     available = prepared.split_names
     if "train" not in available:
         raise InputError(
@@ -153,7 +176,7 @@ def _assemble(
     inputs, labels = read_split(prepared, "train", fix)
     raw: dict[str, tuple[list[Any], np.ndarray]] = {"test": ([], labels[:0])}
     for split in available:
-        role = "validation" if split in _VALIDATION_NAMES else split
+        role = "validation" if split in VALIDATION_NAMES else split
         if role in ("validation", "test"):
             raw[role] = _reordered(*read_split(prepared, split, fix), seed)
     if "validation" in raw:
@@ -170,7 +193,7 @@ def _assemble(
         name=name,
         n_classes=n_classes,
         notes=f"prepared by TFDS: {prepared.builder.info.full_name}, {prepared.input_key!r}",
-        **encoder(raw, prepared, text),
+        **encoder(raw, prepared, settings),
     )
 
 
@@ -204,8 +227,5 @@ def _as_arrays(raw: dict[str, Any], prepared: Any, text: Any) -> dict[str, Any]:
     arrays = {role: stacked(raw[role][0], prepared, role) for role in roles}
     if not raw["test"][0]:
         arrays["test"] = arrays["train"][:0]
-    splits = [Split(arrays[role], raw[role][1]) for role in roles]
-    if prepared.kind == "image":
-        splits = list(standardize(*splits))
-    kind = "images" if prepared.kind == "image" else "vectors"
-    return {**dict(zip(roles, splits, strict=True)), "input_kind": kind}
+    splits = {role: Split(arrays[role], raw[role][1]) for role in roles}
+    return {**splits, "input_kind": "vectors"}

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ici.engine.convolutions import in_canonical_order
 from ici.engine.lane import Arrays, Hyper, Lane, LaneProgram
 from ici.engine.packing import pack
 
@@ -130,8 +131,9 @@ class Fleet:
         form = self.form
 
         def over_lanes(function: Any, data_specs: tuple[Any, ...], donate: bool = False) -> Any:
+            # Lanes one after another are a loop.
             sharded = jax.shard_map(
-                function,
+                in_canonical_order(function) if form == "map" else function,
                 mesh=self.mesh,
                 in_specs=(_LANES, _LANES, *data_specs),
                 out_specs=_LANES,

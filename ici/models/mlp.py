@@ -4,71 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ici.errors import InputError, unknown_name
+from ici.errors import InputError
 from ici.models import norms
+from ici.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Placement,
+    check_choices,
+    check_depth,
+    check_positive,
+    check_task,
+    in_order,
+    keeps_bias,
+    stream,
+)
+from ici.models.norms import Norm
 from ici.models.registry import InputSpec, register
 
-Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
-Placement = Literal["post", "pre"]
 Init = Literal["he", "glorot", "small_gaussian"]
-
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": nnx.relu,
-    "sigmoid": nnx.sigmoid,
-    "tanh": jnp.tanh,
-    "gelu": nnx.gelu,
-}
-_INITS = {
-    "he": nnx.initializers.he_normal(),
-    "glorot": nnx.initializers.glorot_normal(),
-    "small_gaussian": nnx.initializers.normal(0.01),
-}
-
-
-def _stream(key: jax.Array, index: int) -> nnx.Rngs:
-    """Own random numbers per layer: variants that differ in a norm or in depth share weights."""
-    return nnx.Rngs(jax.random.fold_in(key, index))
 
 
 class Block(nnx.Module):
-    """Linear map, then norm and nonlinearity in the order of `placement`.
-
-    ``"post"``: linear → norm → activation, the norm after the linear map (Ioffe & Szegedy 2015).
-    ``"pre"``: norm → linear → activation, the norm before it.
-    """
+    """Linear map, norm and nonlinearity in the order of `placement`; ``x[B, D]``."""
 
     def __init__(
         self,
         in_features: int,
-        features: int,
+        config: MLPConfig,
+        norm: Norm,
         *,
-        norm: str,
-        activation: Activation,
-        placement: Placement,
-        init: Init,
         key: jax.Array,
     ):
-        self.activation = activation
-        self.placement = placement
-        self.linear = nnx.Linear(
+        self.activation = config.activation
+        self.placement: Placement = config.placement
+        self.linear = norm.linear(
             in_features,
-            features,
-            use_bias=not (placement == "post" and norms.makes_bias_redundant(norm)),
-            kernel_init=_INITS[init],
-            rngs=_stream(key, 0),
+            config.width,
+            use_bias=keeps_bias(config.placement, norm),
+            kernel_init=config.initializer,
+            rngs=stream(key, 0),
         )
-        normed = features if placement == "post" else in_features
-        self.norm = norms.make_norm(norm, normed, rngs=_stream(key, 1))
+        normed = in_features if config.placement == "pre" else config.width
+        self.norm = norm.layer(normed, layout="vector", rngs=stream(key, 1))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.norm(self.linear(x)) if self.placement == "post" else self.linear(self.norm(x))
-        return _ACTIVATIONS[self.activation](x)
+        activation = ACTIVATIONS[self.activation]
+        return in_order(
+            self.placement, x, weights=self.linear, norm=self.norm, activation=activation
+        )
 
 
 class BagOfWords(nnx.Module):
@@ -79,7 +68,7 @@ class BagOfWords(nnx.Module):
             vocab_size,
             features,
             embedding_init=nnx.initializers.normal(1.0),
-            rngs=_stream(key, 0),
+            rngs=stream(key, 0),
         )
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
@@ -89,9 +78,12 @@ class BagOfWords(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """``depth`` blocks and a linear classifier; ``x[B, D]`` or ``tokens[B, T]`` to logits."""
+    """``depth`` blocks and a linear map to ``[B, n_classes]`` logits or real targets.
 
-    def __init__(self, config: MLPConfig, norm: str, depth: int, spec: InputSpec, rngs: nnx.Rngs):
+    Takes ``x[B, ...]``, such as vectors or images, which it flattens, or ``tokens[B, T]``.
+    """
+
+    def __init__(self, config: MLPConfig, norm: Norm, depth: int, spec: InputSpec, rngs: nnx.Rngs):
         key = rngs.params()
         features = spec.n_features
         if spec.vocab_size is not None:
@@ -100,25 +92,15 @@ class MLP(nnx.Module):
         self.is_text = spec.vocab_size is not None
         blocks = []
         for i in range(depth):
-            blocks.append(
-                Block(
-                    features,
-                    config.width,
-                    norm=norm,
-                    activation=config.activation,
-                    placement=config.placement,
-                    init=config.init,
-                    key=jax.random.fold_in(key, i + 2),
-                )
-            )
+            block_key = jax.random.fold_in(key, i + 2)
+            blocks.append(Block(features, config, norm, key=block_key))
             features = config.width
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(
             features,
             spec.n_classes,
-            # No nonlinearity follows, so no gain for one: the loss starts near ln(classes).
-            kernel_init=nnx.initializers.lecun_normal(),
-            rngs=_stream(jax.random.fold_in(key, 1), 0),
+            kernel_init=config.head_initializer,
+            rngs=stream(jax.random.fold_in(key, 1), 0),
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -133,12 +115,18 @@ class MLP(nnx.Module):
 class MLPConfig:
     """Settings of the MLP family; depth and norm are swept by the experiment.
 
+    The network for MNIST of Ioffe & Szegedy 2015, section 4.1, is
+    ``MLPConfig(width=100, activation="sigmoid", init="small_gaussian")`` at depth 3. The paper does
+    not tell the size of its small Gaussian values: `gaussian_std` is that.
+
     Attributes:
       width: units per hidden layer.
-      activation: nonlinearity after each block.
-      placement: norm after ("post") or before ("pre") the linear map.
-      init: weights of the blocks: He or Glorot normal, or a Gaussian of standard deviation 0.01.
-        Biases start at 0.
+      activation: nonlinearity of each block.
+      placement: norm after the linear map ("post"), before it ("pre"), or after the nonlinearity
+        ("after").
+      init: weights of the blocks: He or Glorot normal; or a Gaussian of standard deviation
+        `gaussian_std`, of the classifier too. Biases start at 0.
+      gaussian_std: standard deviation for the init "small_gaussian".
       embed_features: size of a word's embedding, for text.
     """
 
@@ -146,20 +134,38 @@ class MLPConfig:
     activation: Activation = "relu"
     placement: Placement = "post"
     init: Init = "he"
+    gaussian_std: float = 0.01
     embed_features: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("width", "embed_features"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value}: wanted an integer >= 1.")
-        for name, choices in (("activation", Activation), ("placement", Placement), ("init", Init)):
-            if getattr(self, name) not in get_args(choices):
-                raise unknown_name(name, getattr(self, name), get_args(choices))
+        check_positive(self, "width", "embed_features")
+        check_choices(self, {"activation": Activation, "placement": Placement, "init": Init})
+        if not 0 < self.gaussian_std < float("inf"):
+            raise InputError(f"gaussian_std is {self.gaussian_std}: wanted a number > 0.")
+
+    @property
+    def initializer(self) -> nnx.Initializer:
+        """Of the blocks' weights."""
+        return {
+            "he": nnx.initializers.he_normal(),
+            "glorot": nnx.initializers.glorot_normal(),
+            "small_gaussian": nnx.initializers.normal(self.gaussian_std),
+        }[self.init]
+
+    @property
+    def head_initializer(self) -> nnx.Initializer:
+        """Of the classifier's weights."""
+        # No nonlinearity follows, so no gain for one: the loss starts near ln(classes).
+        gaussian = self.init == "small_gaussian"
+        return self.initializer if gaussian else nnx.initializers.lecun_normal()
 
     def build(self, norm: str, depth: int, spec: InputSpec) -> Callable[[nnx.Rngs], nnx.Module]:
-        """A factory for ``from_nnx``."""
-        norms.check_norm(norm)
-        if not isinstance(depth, int) or depth < 1:
-            raise InputError(f"depth is {depth}: wanted an integer >= 1.")
-        return lambda rngs: MLP(self, norm, depth, spec, rngs)
+        """A factory for ``from_nnx``.
+
+        Raises:
+          InputError: unknown norm, a depth below 1, or language-model data.
+        """
+        parsed = norms.parse(norm)
+        check_depth(depth)
+        check_task(spec, "mlp")
+        return lambda rngs: MLP(self, parsed, depth, spec, rngs)

@@ -101,7 +101,7 @@ def serving(directory: Path) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve():
     """Context manager: `with serve(directory) as base_url`."""
     return serving

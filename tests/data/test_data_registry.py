@@ -21,7 +21,23 @@ def own_names(monkeypatch):
 
 
 def test_built_in_sources_are_known():
-    assert names() == ["digits", "imdb_reviews", "mnist", "movie_reviews", "synthetic", "tfds"]
+    assert names() == [
+        "cifar10",
+        "digits",
+        "fashion_mnist",
+        "image_folder",
+        "imdb_reviews",
+        "linear_teacher",
+        "lm1b",
+        "mnist",
+        "mnist5k",
+        "movie_reviews",
+        "review_text",
+        "synthetic",
+        "text_files",
+        "tfds",
+        "tiny_shakespeare",
+    ]
 
 
 @pytest.mark.parametrize(

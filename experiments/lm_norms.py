@@ -1,0 +1,56 @@
+"""Where does a small language model spike, and does a norm, or QK-norm, prevent it?
+
+Command
+  ici run experiments/lm_norms.py
+  ici run experiments/lm_norms.py --scale full      (an accelerator: 12 blocks of 512, BPE, 5 seeds)
+
+Setting
+  Rotten Tomatoes snippets as bytes, packed into rows of 64; a pre-LN Transformer of 6 blocks of
+  width 128 (1.2 million parameters), rotary positions, GELU; Adam with a short warm-up, so that
+  large learning rates spike; no norm, LayerNorm, RMSNorm, and LayerNorm with QK-norm.
+"""
+
+import dataclasses
+
+import ici
+from ici.data import ReviewText
+from ici.models import TransformerConfig
+
+experiment = ici.Experiment(
+    name="lm_norms",
+    data=ReviewText(tokenizer="bytes", sequence_length=64),
+    model=TransformerConfig(width=128, heads=4),
+    norm=("none", "layer", "rms", "layer+qk"),
+    depth=6,
+    optimizer="adamw",
+    lr=(1e-3, 3e-3, 1e-2, 3e-2),
+    warmup_steps=10,
+    beta2=0.95,
+    seed=0,
+    steps=300,
+    batch_size=16,
+    probe=ici.Probe(stats=("moments", "attention", "output_logits"), every=10),
+    reference_size=32,
+    reference_every=50,
+    eval_every=50,
+    target_loss=2.2,
+)
+scales = {
+    "full": dataclasses.replace(
+        experiment,
+        name="lm_norms_full",
+        data=ReviewText(source="all", tokenizer="bpe", vocab_size=8192, sequence_length=256),
+        model=TransformerConfig(width=512, heads=8, dtype="bfloat16"),
+        depth=12,
+        lr=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        warmup_steps=100,
+        seed=(0, 1, 2, 3, 4),
+        steps=10_000,
+        batch_size=64,
+        schedule="cosine",
+        clip_norm=1.0,
+        reference_every=500,
+        eval_every=250,
+        target_loss=3.5,
+    )
+}
