@@ -7,7 +7,7 @@ Command
 Setting
   4,000 MNIST digits, 3 hidden layers of 100 sigmoid units, weights from a small Gaussian, norm
   before the nonlinearity, mini-batch SGD, 60 examples a step. On a fixed batch the 15th, 50th and
-  85th percentile of every input to a nonlinearity: those of `blocks/2/nonlinearity` are the paper's.
+  85th percentile of every input to a nonlinearity; `blocks/2/nonlinearity` is the one of the paper.
 """
 
 import dataclasses

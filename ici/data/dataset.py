@@ -125,9 +125,12 @@ class Dataset:
         self._check_metadata()
         for split_name in SPLITS:
             split = getattr(self, split_name)
-            if isinstance(split, StreamedSplit) and split_name == "train":
-                if len(split) == 0:
-                    raise InputError("train has no examples: wanted at least one")
+            if isinstance(split, StreamedSplit):
+                if split_name != "train" or len(split) == 0:
+                    raise InputError(
+                        f"{split_name} is streamed and has {len(split)} examples: wanted at least "
+                        "one, and only train streamed; give a Split of arrays."
+                    )
                 continue
             inputs = self._checked_inputs(split_name, np.asarray(split.inputs))
             labels = self._checked_labels(split_name, np.asarray(split.labels), inputs)

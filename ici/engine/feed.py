@@ -27,7 +27,9 @@ class Feed:
         self.resident: Any = None
         self.loader: Loader | None = None
         if is_streamed(experiment, dataset):
-            self.loader = Loader(dataset.train, experiment.batch_size, experiment.seed)
+            self.loader = Loader(
+                dataset.train, experiment.batch_size, experiment.seed, end_step=experiment.steps
+            )
         else:
             train: Any = dataset.train
             self.resident = Arrays(train.inputs, train.labels)

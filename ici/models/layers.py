@@ -25,6 +25,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+class Nonlinearity(nnx.Module):
+    """An activation as a layer of its own, so that its input can be watched."""
+
+    def __init__(self, activation: Activation):
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        return ACTIVATIONS[self.activation](x)
+
+
 def stream(key: Array, index: int) -> nnx.Rngs:
     """Own random numbers per layer: variants that differ in a norm or in depth share weights."""
     return nnx.Rngs(jax.random.fold_in(key, index))
@@ -70,7 +80,7 @@ class ConvBlock(nnx.Module):
         strides: int = 1,
         key: Array,
     ):
-        self.activation = activation
+        self.nonlinearity = Nonlinearity(activation)
         self.placement: Placement = placement
         self.conv = conv(
             norm,
@@ -84,8 +94,9 @@ class ConvBlock(nnx.Module):
         self.norm = norm.layer(normed, layout="image", rngs=stream(key, 1))
 
     def __call__(self, x: Array) -> Array:
-        activation = ACTIVATIONS[self.activation]
-        return in_order(self.placement, x, weights=self.conv, norm=self.norm, activation=activation)
+        return in_order(
+            self.placement, x, weights=self.conv, norm=self.norm, activation=self.nonlinearity
+        )
 
 
 def conv(

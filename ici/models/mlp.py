@@ -13,8 +13,8 @@ from flax import nnx
 from ici.errors import InputError
 from ici.models import norms
 from ici.models.layers import (
-    ACTIVATIONS,
     Activation,
+    Nonlinearity,
     Placement,
     check_choices,
     check_depth,
@@ -41,7 +41,7 @@ class Block(nnx.Module):
         *,
         key: jax.Array,
     ):
-        self.activation = config.activation
+        self.nonlinearity = Nonlinearity(config.activation)
         self.placement: Placement = config.placement
         self.linear = norm.linear(
             in_features,
@@ -54,9 +54,8 @@ class Block(nnx.Module):
         self.norm = norm.layer(normed, layout="vector", rngs=stream(key, 1))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        activation = ACTIVATIONS[self.activation]
         return in_order(
-            self.placement, x, weights=self.linear, norm=self.norm, activation=activation
+            self.placement, x, weights=self.linear, norm=self.norm, activation=self.nonlinearity
         )
 
 
