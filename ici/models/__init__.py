@@ -8,6 +8,7 @@ from ici.models.norms import register as register_norm
 from ici.models.registry import InputSpec, ModelConfig, resolve
 from ici.models.registry import register as register_model
 from ici.models.resnet import ResNetConfig
+from ici.models.transformer import TransformerConfig
 from ici.models.vgg import VGGConfig
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "ResNetConfig",
+    "TransformerConfig",
     "VGGConfig",
     "make_norm",
     "register_model",

@@ -14,7 +14,7 @@ from ici.errors import InputError, unknown_name
 from ici.models.norms import Norm
 from ici.models.registry import InputSpec
 
-Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
+Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 Placement = Literal["post", "pre", "after"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -22,6 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": nnx.sigmoid,
     "tanh": jnp.tanh,
     "gelu": nnx.gelu,
+    "silu": nnx.silu,
 }
 
 
