@@ -18,13 +18,12 @@ def documents(tokens_BT: Array, separator: int | None) -> tuple[Array, Array]:
 
     A separator begins a document. Without separators a row is one document.
     """
-    place_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
+    place_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
     if separator is None:
-        zeros_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
-        return zeros_BT, zeros_BT + place_T
+        return jnp.zeros_like(place_BT), place_BT
     begins_BT = tokens_BT == separator
-    start_BT = jax.lax.cummax(jnp.where(begins_BT, place_T, 0), axis=1)
-    return jnp.cumsum(begins_BT, axis=1, dtype=jnp.int32), place_T - start_BT
+    start_BT = jax.lax.cummax(jnp.where(begins_BT, place_BT, 0), axis=1)
+    return jnp.cumsum(begins_BT, axis=1, dtype=jnp.int32), place_BT - start_BT
 
 
 def visible(document_BT: Array) -> Array:
@@ -33,7 +32,7 @@ def visible(document_BT: Array) -> Array:
     n = document_BT.shape[1]
     causal_TS = jnp.tril(jnp.ones((n, n), bool))
     same_BTS = document_BT[:, :, None] == document_BT[:, None, :]
-    return (causal_TS & same_BTS)[:, None]
+    return (causal_TS[None] & same_BTS)[:, None]
 
 
 def rotary(x_BTHK: Array, place_BT: Array) -> Array:
@@ -43,7 +42,7 @@ def rotary(x_BTHK: Array, place_BT: Array) -> Array:
     """
     half = x_BTHK.shape[-1] // 2
     frequency_K = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BT1K = place_BT.astype(jnp.float32)[:, :, None, None] * frequency_K
+    angle_BT1K = place_BT.astype(jnp.float32)[:, :, None, None] * frequency_K[None, None, None]
     cos, sin = jnp.cos(angle_BT1K), jnp.sin(angle_BT1K)
     a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTHK.dtype)
