@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import instruments, jax_work
+from benchmarks import families, instruments, jax_work
 from benchmarks.contestants import Process, take_turns, together
 from benchmarks.rows import Row, Target, ratios
 from benchmarks.sizes import Size
@@ -269,6 +269,9 @@ BENCHMARKS: dict[str, Callable[[Size], list[Row]]] = {
     "costs": instruments.costs,
     "devices": devices,
     "text": text,
+    "compile_time": families.compile_time,
+    "loader": families.loader,
+    "convolutions": families.convolutions,
     "imports": imports,
     "demo": demo,
 }

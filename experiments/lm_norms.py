@@ -27,13 +27,14 @@ experiment = ici.Experiment(
     warmup_steps=10,
     beta2=0.95,
     seed=0,
-    steps=300,
+    steps=250,
     batch_size=16,
     probe=ici.Probe(stats=("moments", "attention", "output_logits"), every=10),
     reference_size=32,
     reference_every=50,
     eval_every=50,
-    target_loss=2.2,
+    eval_size=256,
+    target_loss=2.5,
 )
 scales = {
     "full": dataclasses.replace(
@@ -51,6 +52,7 @@ scales = {
         clip_norm=1.0,
         reference_every=500,
         eval_every=250,
+        eval_size=None,
         target_loss=3.5,
     )
 }

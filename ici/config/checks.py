@@ -93,7 +93,7 @@ def _counts(e: Experiment) -> None:
     for name in (*positive, "data_parallel", "accumulation_steps"):
         if getattr(e, name) < 1:
             raise InputError(f"{name} is {getattr(e, name)}: wanted an integer >= 1.")
-    for name in ("devices", "lane_width"):
+    for name in ("devices", "lane_width", "eval_size"):
         if getattr(e, name) is not None and getattr(e, name) < 1:
             raise InputError(f"{name} is {getattr(e, name)}: wanted an integer >= 1.")
 

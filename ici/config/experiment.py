@@ -86,6 +86,7 @@ class Experiment:
       reference_size: examples in the fixed reference batch, taken from the training split.
       reference_every: steps between two measurements of the reference batch.
       eval_every: steps between two evaluations on the validation split.
+      eval_size: examples of the validation split that are evaluated, its first ones; None is all.
       target_accuracy: validation accuracy that counts as the target, if there is one.
       target_loss: validation loss that counts as the target instead.
       stop_at_target: freeze a run once it meets the target.
@@ -126,6 +127,7 @@ class Experiment:
     reference_size: int = 512
     reference_every: int = 50
     eval_every: int = 50
+    eval_size: int | None = None
     target_accuracy: float | None = None
     target_loss: float | None = None
     stop_at_target: bool = False

@@ -107,16 +107,19 @@ def reference_inputs(experiment: Experiment, dataset: Dataset) -> np.ndarray:
     return dataset.train.take(np.linspace(0, n_train - 1, size).astype(int))[0]
 
 
-def evaluation_batch(experiment: Experiment, dataset: Dataset) -> int:
-    """Examples per pass of an evaluation: many small ones, or as many as in training."""
+def evaluation_data(experiment: Experiment, dataset: Dataset) -> tuple[Arrays, np.ndarray]:
+    """What is evaluated, in batches: of many small examples, or of as many as in training."""
+    split, size = dataset.validation, experiment.eval_size
+    if size is not None:
+        split = Split(split.inputs[:size], split.labels[:size])
     is_small = dataset.task != "language_model" and dataset.input_kind != "images"
-    return EVAL_BATCH if is_small else min(EVAL_BATCH, experiment.batch_size)
+    return evaluation_batches(split, EVAL_BATCH if is_small else experiment.batch_size)
 
 
 def evaluation_batches(split: Split, batch_size: int = EVAL_BATCH) -> tuple[Arrays, np.ndarray]:
     """A split as batches ``[n, B, ...]`` and the weights that blank out the filling."""
     n_examples = len(split)
-    size = min(batch_size, n_examples)
+    size = min(batch_size, EVAL_BATCH, n_examples)
     n_batches = -(-n_examples // size)
     index = np.arange(n_batches * size)
     weights = (index < n_examples).astype(np.float32).reshape(n_batches, size)

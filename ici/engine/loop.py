@@ -18,8 +18,7 @@ from ici.engine.fleet import Fleet
 from ici.engine.group import (
     PreparedGroup,
     chunk_steps,
-    evaluation_batch,
-    evaluation_batches,
+    evaluation_data,
     hypers,
     measured_at,
     reference_inputs,
@@ -93,8 +92,7 @@ class GroupLoop:
             width=experiment.lane_width,
             measurements=tuple(experiment.measurements),
         )
-        batch = evaluation_batch(experiment, dataset)
-        self.evaluation_data = self.fleet.place(evaluation_batches(dataset.validation, batch))
+        self.evaluation_data = self.fleet.place(evaluation_data(experiment, dataset))
 
     def run(self, on_progress: Callable[[Progress], None]) -> None:
         """Trains to the last step, or until no lane is running."""

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from test_run import experiment
+from test_run import arrays, experiment
 
 import ici
 from ici.data import Arrays, DataConfig, Dataset, Split, batch_indices
-from ici.engine.group import input_spec
+from ici.engine.group import evaluation_data, input_spec
 from ici.engine.task import cross_entropy, squared_error, task_named
 
 VOCAB, LENGTH = 11, 6
@@ -129,6 +129,18 @@ def test_real_targets_have_a_loss_and_no_accuracy(tmp_path):
     with pytest.raises(ici.InputError, match="target_accuracy is 0.5 .* wanted target_loss"):
         ici.run(experiment(data=regression(), target_accuracy=0.5), tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_part_of_the_validation_split_may_do():
+    e, data = experiment(eval_size=10), arrays().load()
+    (examples, weights), (_, whole) = (
+        evaluation_data(e, data), evaluation_data(replace(e, eval_size=None), data)
+    )  # fmt: skip
+    assert weights.sum() == 10 and whole.sum() == len(data.validation)
+    kept = np.asarray(examples.labels)[weights == 1]
+    np.testing.assert_array_equal(kept, data.validation.labels[:10])
+    with pytest.raises(ici.InputError, match="eval_size is 0"):
+        experiment(eval_size=0)
 
 
 @pytest.fixture(scope="module")
