@@ -44,11 +44,11 @@ def build_compilations(depths: tuple[int, ...]) -> dict[str, Work]:
             def compiled(
                 model: Any = model, probe: Any = probe, args: Any = (variables, opt_state)
             ) -> None:
-                def step(variables: Any, opt_state: Any, tokens: Any) -> Any:
-                    result = gradients(model, cross_entropy, variables, (tokens, tokens), probe)
-                    updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
-                    params = optax.apply_updates(variables.params, updates)
-                    return params, opt_state, result.loss, result.taps
+                def step(at: Any, state: Any, rows: Any) -> Any:
+                    result = gradients(model, cross_entropy, at, (rows, rows), probe)
+                    updates, state = optimizer.update(result.grads, state, at.params)
+                    params = optax.apply_updates(at.params, updates)
+                    return params, state, result.loss, result.taps
 
                 jax.jit(step).lower(*args, tokens).compile()
 

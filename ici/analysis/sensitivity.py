@@ -73,6 +73,7 @@ def depth_of_failure(depths: ArrayLike, trained: ArrayLike) -> np.ndarray:
             f"{len(at)} depths and trained of shape {worked.shape}: wanted increasing depths and "
             "bool [..., depth, run]."
         )
-    n_failing = np.cumprod(~worked.any(axis=-1)[..., ::-1], axis=-1, dtype=int).sum(axis=-1)
+    failing = np.logical_not(worked.any(axis=-1))
+    n_failing = np.cumprod(np.flip(failing, -1), axis=-1, dtype=int).sum(axis=-1)
     first = np.minimum(len(at) - n_failing, len(at) - 1)
     return np.where(n_failing > 0, at[first], np.inf)
