@@ -110,6 +110,11 @@ def check_recorded(results: Records) -> None:
             raise InputError(f"{results.path} holds no {node} step yet: wait for its first steps.")
 
 
+def has_moments(dataset: xr.Dataset) -> bool:
+    """Whether a node of a record has the mean and the standard deviation of layer inputs."""
+    return {"mean", "std"} <= set(dataset.data_vars)
+
+
 def diverged(results: Records) -> xr.DataArray:
     """Whether each run diverged, bool ``(run…)``."""
     return results.runs["diverged_at"].notnull()

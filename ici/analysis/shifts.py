@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from ici.analysis.records import Records, run_dims
+from ici.analysis.records import Records, has_moments, run_dims
 from ici.errors import InputError
 from ici.measure import Moments, shift
 
@@ -43,8 +43,9 @@ def reference_shift(
       sites: names of the sites; None is all of them.
 
     Raises:
-      InputError: an unknown site, or a step without a measurement.
+      InputError: an unknown site, a step without a measurement, or no moments recorded.
     """
+    _check_moments(results, results.reference)
     reference = results.reference[["mean", "std"]]
     if sites is not None:
         known = reference["site"].values.tolist()
@@ -73,6 +74,14 @@ def reference_shift(
         variables[name] = (dims, labelled)
     coordinates = {dim: reference[dim] for dim in dims}
     return xr.Dataset(variables, coordinates, attrs={"against": str(against)})
+
+
+def _check_moments(results: Records, node: xr.Dataset) -> None:
+    if not has_moments(node):
+        raise InputError(
+            f"{results.path} holds no mean and std of layer inputs on the reference batch: "
+            'wanted a record whose probe has "moments" among its stats.'
+        )
 
 
 def _earlier(rows: np.ndarray, steps: np.ndarray, against: Against) -> tuple[np.ndarray, int]:
@@ -132,8 +141,15 @@ def _aggregate_chunk(
 
 
 def shared_sites(results: Records) -> list[str]:
-    """Sites that every group of runs has, in execution order."""
-    first = results.reference["mean"].isel(step=0)
+    """Sites that every group of runs has, in execution order.
+
+    Raises:
+      InputError: no moments recorded.
+    """
+    # Both nodes are of the same sites; either may lack moments.
+    node = results.reference if has_moments(results.reference) else results.probe
+    _check_moments(results, node)
+    first = node["mean"].isel(step=0)
     has = first.notnull().any("feature")
     within_group = [dim for dim in has.dims if dim not in ("norm", "depth", "site")]
     # A group whose first measurement is not committed yet has no say.

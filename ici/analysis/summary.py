@@ -10,6 +10,7 @@ from ici.analysis.records import (
     Records,
     check_recorded,
     diverged,
+    has_moments,
     last_position,
     last_recorded,
     run_dims,
@@ -77,6 +78,12 @@ def final_shift(results: Records, site: str | None = None) -> xr.Dataset:
     return last.where(~diverged(results))
 
 
+def count_features(results: Records, site: str) -> int:
+    """Number of features that a site has in any run."""
+    exists = results.reference["mean"].sel(site=site).notnull()
+    return int(exists.any([dim for dim in exists.dims if dim != "feature"]).sum())
+
+
 def over_seeds(values: xr.DataArray) -> xr.DataArray:
     """Median, minimum and maximum over the seeds whose value is not NaN, ``(…, over_seeds)``."""
     numbers: np.ndarray = values.transpose(..., "seed").values.astype(np.float64)
@@ -120,46 +127,50 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
       (reference batch, deepest shared site, last measurement against step 0: mean shift, root
       mean square over features, in standard deviations) and ``dead_features`` (features of that
       site left out of ``shift`` for having no spread at either time): over the seeds that did
-      not diverge.
+      not diverge. ``shift`` and ``dead_features`` are absent where the record has no moments.
 
-    Without it: ``spikes`` (events of all seeds together, NaN where no value was judged),
-    ``n_diverged``, ``n_no_progress``, ``n_dead`` (seeds all of whose features at the deepest site
-    are dead) and ``n_going``, numbers of seeds. Attributes hold the constants: n_seeds,
-    target_accuracy, spike_rule, final_window_steps, deepest_site, n_features.
+    Without it: ``n_seeds_`` and one of the names above but the first (on how many seeds that cell
+    rests: those whose value is not NaN), ``spikes`` (events of all seeds together, NaN where no
+    value was judged), ``n_diverged``, ``n_no_progress``, ``n_dead`` (seeds all of whose features
+    at the deepest site are dead; absent without moments) and ``n_going``, numbers of seeds.
+    Attributes hold the constants: n_seeds, target_accuracy, spike_rule, final_window_steps,
+    deepest_site, n_features (the last two None without moments).
 
     Raises:
       InputError: nothing is recorded yet, or the groups share no site.
     """
     check_recorded(results)
-    site = deepest_site(results)
-    shifts = final_shift(results, site)
     has_diverged = diverged(results)
     accuracy = last_recorded(validation(results, "accuracy")).where(~has_diverged)
     target = results.experiment.get("target_accuracy")
-    all_dead = shifts["dead_features"].notnull() & shifts["mean_shift"].isnull()
     spikes = run_spikes(results, rule)
+    values = {"final_loss": final_loss(results), "accuracy": accuracy}
+    site = n_features = None
+    if has_moments(results.reference):
+        site = deepest_site(results)
+        shifts = final_shift(results, site)
+        values |= {"shift": shifts["mean_shift"], "dead_features": shifts["dead_features"]}
+        n_features = count_features(results, site)
     summary = xr.Dataset(
-        {
-            "final_loss": over_seeds(final_loss(results)),
-            "accuracy": over_seeds(accuracy),
-            "shift": over_seeds(shifts["mean_shift"]),
-            "dead_features": over_seeds(shifts["dead_features"]),
+        {name: over_seeds(per_run) for name, per_run in values.items()}
+        | {f"n_seeds_{name}": per_run.notnull().sum("seed") for name, per_run in values.items()}
+        | {
             "spikes": spikes.sum("seed", min_count=1),
             "n_diverged": has_diverged.sum("seed"),
             "n_no_progress": no_progress(results).sum("seed"),
-            "n_dead": all_dead.sum("seed"),
             "n_going": still_going(results).sum("seed"),
         }
     )
+    if site is not None:
+        summary["n_dead"] = summary["n_seeds_dead_features"] - summary["n_seeds_shift"]
     if target is not None:
         summary["steps_to_target"] = _censored(results, run_steps_to_target(results))
-    features = results.reference["mean"].sel(site=site).notnull()
     summary.attrs = {
         "n_seeds": int(results.runs.sizes["seed"]),
         "target_accuracy": target,
         "spike_rule": rule.describe(),
         "final_window_steps": final_window_steps(results),
         "deepest_site": site,
-        "n_features": int(features.any([d for d in features.dims if d != "feature"]).sum()),
+        "n_features": n_features,
     }
     return summary.transpose(*[d for d in run_dims(results) if d != "seed"], ...)

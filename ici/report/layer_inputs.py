@@ -9,8 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ici.analysis.records import Records, check_one_setting, diverged, run_dims, select, short
+from ici.analysis.records import (
+    Records,
+    check_one_setting,
+    diverged,
+    has_moments,
+    run_dims,
+    select,
+    short,
+)
 from ici.analysis.shifts import shared_sites
+from ici.errors import InputError
 from ici.report.style import (
     BLUE,
     DASHES,
@@ -36,9 +45,15 @@ def draw_layer_inputs(results: Records, lr: float, why: str = "", title: str = "
     together; where every seed diverged, those of the seed that lasted longest.
 
     Raises:
-      InputError: the record holds several depths or other settings, or no such learning rate.
+      InputError: the record holds several depths or other settings, no such learning rate, or no
+        moments.
     """
     check_one_setting(results)
+    if not has_moments(results.probe):
+        raise InputError(
+            f"{results.path} holds no mean and std of layer inputs over training: wanted a record "
+            'whose probe has "moments" among its stats.'
+        )
     results = select(results, lr=lr)
     sites = few_sites(shared_sites(results))
     norms = results.runs["norm"].values.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from ici.analysis.records import (
 from ici.analysis.summary import final_loss, final_window_steps, over_seeds
 from ici.report.style import (
     LineStyle,
-    lone_marker,
     new_figure,
     norm_styles,
     ordered_styles,
@@ -33,11 +33,15 @@ N_BINS = 100
 # Higher losses, of runs about to diverge, would press the others into a line.
 TOP_RATIO = 30.0
 
+_N_MARKERS = 4
+_ROW_INCHES = 0.14
+
 
 def draw_loss_curves(results: Records, title: str = "") -> Figure:
     """Training loss over steps for every learning rate, a panel per norm, divergences marked.
 
-    Lines are the median over the running seeds of means over bins of steps, bands their range.
+    Lines are the median over the running seeds of means over bins of steps, bands their range,
+    thin lines the largest loss of any step and running seed in a bin.
 
     Raises:
       InputError: the record holds several depths or other settings.
@@ -46,35 +50,44 @@ def draw_loss_curves(results: Records, title: str = "") -> Figure:
     loss = training_loss(results).sortby("lr")
     norms, lrs = loss["norm"].values.tolist(), loss["lr"].values.tolist()
     width = max(1, int(results.experiment["steps"]) // N_BINS)
-    binned = loss.coarsen(step=width, boundary="pad").mean()
-    curves = over_seeds(binned)
-    low, top = _limits(curves.values, TOP_RATIO * _first_loss(loss))
-    clipped = bool((curves > top).any())
+    bins = loss.coarsen(step=width, boundary="pad")
+    curves, peaks = over_seeds(bins.mean()), bins.max().max("seed")
+    low, top = _limits(
+        np.append(curves.values.ravel(), peaks.values.ravel()), TOP_RATIO * _first_loss(loss)
+    )
+    n_rows = int(diverged(results).any("seed").sum("lr").max())
+    rows = _Rows(low, top, n_rows * _ROW_INCHES / (2.4 + n_rows * _ROW_INCHES), n_rows)
+    clipped = f"{rows.end:.2g}" if bool((peaks > rows.end).any()) else None
     figure = new_figure(
         1.4 + 2.4 * len(norms),
-        3.2,
+        3.2 + _ROW_INCHES * n_rows,
         f"Training loss{title}",
         _curves_caption(results, width, clipped),
     )
     grid = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
     styles = ordered_styles(len(lrs))
     for axes, norm in zip(grid, norms, strict=True):
-        for lr, style in zip(lrs, styles, strict=True):
+        row = 0
+        for i, (lr, style) in enumerate(zip(lrs, styles, strict=True)):
             run = {"norm": norm, "lr": lr}
-            _draw_curve(axes, curves.sel(run), style)
-            _mark_divergences(axes, results, loss, run, style, top)
+            axes.plot(peaks["step"], peaks.sel(run), color=style.colour, linewidth=0.4, alpha=0.6)
+            _draw_curve(axes, curves.sel(run), style, (i + 0.5) / len(lrs))
+            row += _mark_divergences(axes, results, loss, run, style, rows, row)
         axes.set_title(norm)
         step_axis(axes, results.experiment["steps"])
-    _log_axis(grid[0], low, top)
+    _log_axis(grid[0], low, rows.end)
+    grid[0].yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value <= top else "")
+    )
     grid[0].set_ylabel("training loss (nats)")
     handles = [
-        Line2D([], [], color=s.colour, linestyle=s.dashes, label=short(lr))
+        Line2D([], [], color=s.colour, linestyle=s.dashes, label=short(lr), **_marker(s))
         for lr, s in zip(lrs, styles, strict=True)
     ]
     if bool(diverged(results).any()):
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="diverged"))
     figure.legend(
-        handles=handles, title="lr", loc="outside right center", frameon=False, handlelength=3
+        handles=handles, title="lr", loc="outside right center", frameon=False, handlelength=4.5
     )
     return figure
 
@@ -85,11 +98,49 @@ def _first_loss(loss: xr.DataArray) -> float:
     return float(np.median(first)) if first.size else 1.0
 
 
-def _draw_curve(axes: Axes, curve: xr.DataArray, style: LineStyle) -> None:
+def _marker(style: LineStyle) -> dict[str, Any]:
+    return {
+        "marker": style.marker,
+        "markersize": 5.5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+
+
+def _draw_curve(axes: Axes, curve: xr.DataArray, style: LineStyle, offset: float) -> None:
+    """Median and band, with few markers that `offset` in [0, 1) keeps off other curves' ones."""
     steps = curve["step"].values
     median, low, high = (curve.sel(over_seeds=name).values for name in ("median", "min", "max"))
     axes.fill_between(steps, low, high, color=style.colour, alpha=0.25, linewidth=0)
-    axes.plot(steps, median, color=style.colour, linestyle=style.dashes, marker=lone_marker(median))
+    known = np.flatnonzero(np.isfinite(median))
+    at = (np.arange(_N_MARKERS) + offset) / _N_MARKERS * len(known)
+    axes.plot(
+        steps,
+        median,
+        color=style.colour,
+        linestyle=style.dashes,
+        markevery=np.unique(known[at.astype(int)]).tolist() if known.size else [],
+        **_marker(style),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows above a logarithmic loss axis, one for each learning rate at which a seed diverged."""
+
+    low: float
+    top: float
+    share: float
+    n: int
+
+    @property
+    def end(self) -> float:
+        """Loss at which an axis has to end to have room for the rows."""
+        return self.low * (self.top / self.low) ** (1 / (1 - self.share))
+
+    def height(self, row: int) -> float:
+        """Loss at which to draw a row, the first at the top."""
+        return self.end * (self.top / self.end) ** ((row + 0.5) / self.n)
 
 
 def _mark_divergences(
@@ -98,29 +149,48 @@ def _mark_divergences(
     loss: xr.DataArray,
     run: dict[str, Any],
     style: LineStyle,
-    top: float,
-) -> None:
-    """A stem from each diverged seed's last loss up to a cross at the top."""
+    rows: _Rows,
+    row: int,
+) -> int:
+    """Crosses in a row of their own where seeds diverged, a stem from the last loss of each, and
+    their number; returns whether there are any."""
     at = results.runs["diverged_at"].sel(run)
-    for seed in at["seed"].values:
+    seeds = at["seed"].values[np.isfinite(at.transpose("seed").values)]
+    if not seeds.size:
+        return 0
+    height = rows.height(row)
+    outline = [withStroke(linewidth=2.6, foreground="black")]
+    for seed in seeds:
         step = float(at.sel(seed=seed))
-        if np.isfinite(step):
-            before = loss.sel(run | {"seed": seed})
-            before = before.values[np.isfinite(before.values)]
-            last = float(before[-1]) if before.size else top
-            axes.plot([step, step], [min(last, top), top], color=style.colour, linewidth=0.7)
-            axes.plot(
-                step,
-                0.98,
-                "x",
-                color=style.colour,
-                markersize=5,
-                markeredgewidth=1.4,
-                transform=axes.get_xaxis_transform(),
-                clip_on=False,
-                zorder=5,
-                path_effects=[withStroke(linewidth=2.6, foreground="black")],
-            )
+        before = loss.sel(run | {"seed": seed})
+        before = before.values[np.isfinite(before.values)]
+        last = min(float(before[-1]), height) if before.size else rows.top
+        axes.plot([step, step], [last, height], color=style.colour, linewidth=0.7)
+        axes.plot(
+            step,
+            height,
+            "x",
+            color=style.colour,
+            markersize=4,
+            markeredgewidth=1.2,
+            clip_on=False,
+            zorder=5,
+            path_effects=outline,
+        )
+    first, last = (float(end(at.sel(seed=seeds))) for end in (np.min, np.max))
+    left_half = (first + last) / 2 < int(results.experiment["steps"]) / 2
+    axes.annotate(
+        f"lr {short(run['lr'])}: {len(seeds)}/{at.sizes['seed']} diverged",
+        (last if left_half else first, height),
+        (6 if left_half else -6, 0),
+        textcoords="offset points",
+        fontsize=6.5,
+        ha="left" if left_half else "right",
+        va="center",
+        annotation_clip=False,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )
+    return 1
 
 
 def _limits(values: np.ndarray, top: float) -> tuple[float, float]:
@@ -212,7 +282,7 @@ def _mark_diverged_seeds(
     )
 
 
-def _curves_caption(results: Records, width: int, clipped: bool) -> str:
+def _curves_caption(results: Records, width: int, clipped: str | None) -> str:
     n = results.runs.sizes["seed"]
     seeds = (
         f"median over the running ones of {n} seeds, band: their min to max"
@@ -220,10 +290,16 @@ def _curves_caption(results: Records, width: int, clipped: bool) -> str:
         else "one seed, no band"
     )
     text = f"{_runs(results)} Means over bins of {width} steps; line: {seeds}. "
+    if width > 1 or n > 1:
+        text += "Thin line: the largest loss of a single step in each bin, of any seed. "
+    text += "Markers only tell the lines apart. "
     if bool(diverged(results).any()):
-        text += "A line up to a × marks where a seed diverged, from its last loss before. "
+        text += (
+            "A line up to a × marks where a seed diverged, from its last loss before; k/n: k of n "
+            "seeds did. "
+        )
     if clipped:
-        text += f"Higher losses than about {TOP_RATIO:g} × the median first loss are cut off."
+        text += f"Losses above {clipped} are cut off."
     return text
 
 

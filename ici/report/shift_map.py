@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -28,7 +29,8 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
     share, first at the top.
 
     Raises:
-      InputError: the record holds several depths or other settings, or no such learning rate.
+      InputError: the record holds several depths or other settings, no such learning rate, or no
+        moments.
     """
     check_one_setting(results)
     results = select(results, lr=lr)
@@ -36,18 +38,19 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
     norms = results.runs["norm"].values.tolist()
     shifts = reference_shift(results, "initial", sites)
     panels = {norm: _panel(results, shifts, norm) for norm in norms}
-    floor, top = _scale(np.concatenate([panel[0].ravel() for panel in panels.values()]))
+    floor, top = _scale(np.concatenate([panel.values.ravel() for panel in panels.values()]))
+    any_few = any(panel.few.any() for panel in panels.values())
     figure = new_figure(
         2.0 + 2.2 * len(norms),
         max(2.4, 1.2 + min(0.17 * len(sites), 5.0)),
         f"Shift of layer inputs from step 0, lr {short(lr)}{title}",
-        _caption(results, floor, why),
+        _caption(results, floor, any_few, why),
     )
     grid = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
     steps = shifts["step"].values.astype(float)
     image = None
     for axes, norm in zip(grid, norms, strict=True):
-        values, dead, label = panels[norm]
+        values, dead, few, label = panels[norm]
         edges = _edges(steps), np.arange(len(sites) + 1) - 0.5
         image = axes.pcolormesh(
             *edges,
@@ -58,6 +61,7 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
         )
         _hatch(axes, edges, (np.isnan(values) & ~dead).T, "xxxx")
         _hatch(axes, edges, dead.T, "....")
+        _dots(axes, edges, few)
         axes.set_title(f"{norm} ({label})")
         step_axis(axes, results.experiment["steps"])
         axes.set_xlim(edges[0][0], edges[0][-1])
@@ -74,8 +78,17 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
     return figure
 
 
-def _panel(results: Records, shifts: xr.Dataset, norm: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """Median shift ``[step, site]``, where all units are dead, and which seeds it is of."""
+class _Panel(NamedTuple):
+    """Median shift ``[step, site]``, where all units are dead, where it rests on fewer seeds than
+    elsewhere, and which seeds it is of."""
+
+    values: np.ndarray
+    dead: np.ndarray
+    few: np.ndarray
+    label: str
+
+
+def _panel(results: Records, shifts: xr.Dataset, norm: str) -> _Panel:
     ended = diverged(select(results, norm=norm)).transpose("seed").values
     seeds = np.flatnonzero(~ended) if not ended.all() else np.arange(len(ended))
     part = shifts.sel(norm=norm).isel(seed=seeds)
@@ -83,7 +96,9 @@ def _panel(results: Records, shifts: xr.Dataset, norm: str) -> tuple[np.ndarray,
     recorded = part["dead_features"].notnull().any("seed").transpose("step", "site")
     values = np.where(np.isfinite(median.values), median.values, np.nan)
     label = describe_seeds(0 if ended.all() else len(seeds), len(ended))
-    return values, np.isnan(values) & recorded.values, label
+    n = part["mean_shift"].notnull().sum("seed").transpose("step", "site").values
+    few = (n > 0) & (n < len(seeds))
+    return _Panel(values, np.isnan(values) & recorded.values, few, label)
 
 
 def _scale(values: np.ndarray) -> tuple[float, float]:
@@ -94,6 +109,24 @@ def _scale(values: np.ndarray) -> tuple[float, float]:
     top = 10.0 ** math.ceil(math.log10(float(positive.max())))
     bottom = 10.0 ** math.floor(math.log10(float(positive.min())))
     return min(max(bottom, top * 10.0**-DECADES), top / 10), top
+
+
+def _dots(axes: Axes, edges: tuple[np.ndarray, np.ndarray], mask: np.ndarray) -> None:
+    """A dot amid each cell of ``mask[step, site]``."""
+    column, row = np.nonzero(mask)
+    if column.size:
+        x, y = ((edge[1:] + edge[:-1]) / 2 for edge in edges)
+        # White on a dark rim: seen on every colour of the scale, in grey too.
+        axes.plot(
+            x[column],
+            y[row],
+            linestyle="",
+            marker="o",
+            markersize=2.6,
+            color="white",
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+        )
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
@@ -125,13 +158,18 @@ def _examples(results: Records) -> str:
     return "?" if counts != counts else f"{counts:g}"
 
 
-def _caption(results: Records, floor: float, why: str) -> str:
+def _caption(results: Records, floor: float, any_few: bool, why: str) -> str:
     experiment = results.experiment
+    dots = (
+        "White dot: the median rests on fewer seeds than elsewhere in the panel; in the others "
+        "every unit is dead there, or the run has ended. "
+    )
     return (
         f"Fixed reference batch of {_examples(results)} training examples, "
         f"measured every {experiment.get('reference_every', '?')} steps: an unchanged network "
         f"gives exactly 0 (as at step 0). Values up to {floor:g}, 0 among them, have the darkest "
         "colour. Median over the seeds that did not diverge (where all did: over those still "
         "running). Dead units (constant over the batch at either time) are left out. Hatched ×: "
-        f"no run left or nothing recorded; dotted: every unit dead. {why}"
+        f"no run left or nothing recorded; dotted white: every unit dead. {dots * any_few}"
+        f"σ: standard deviation of a unit over the batch at step 0. {why}"
     )

@@ -23,6 +23,8 @@ PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 CYCLE = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)))
 MARKERS = "osD^vP*"
+# Of ordered lines, neighbours differ most in outline.
+_ORDERED_MARKERS = "o^sXDvP<"
 
 RC: dict[Any, Any] = {
     "font.size": 8,
@@ -62,10 +64,17 @@ def norm_styles(norms: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def ordered_styles(n: int) -> list[LineStyle]:
-    """Styles for values along a scale: dark to light, with dashes to tell neighbours apart."""
+    """Styles for values along a scale: dark to light, neighbours with other dashes and markers.
+
+    Without hue two neighbours are close to one grey, and dashes of noisy lines merge.
+    """
     colours = mpl.colormaps["viridis"]
     return [
-        LineStyle(colours(0.86 * i / max(n - 1, 1)), DASHES[i % 4], MARKERS[i % len(MARKERS)])
+        LineStyle(
+            colours(0.86 * i / max(n - 1, 1)),
+            DASHES[i % 4],
+            _ORDERED_MARKERS[i % len(_ORDERED_MARKERS)],
+        )
         for i in range(n)
     ]
 

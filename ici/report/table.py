@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import xarray as xr
 from rich.box import SIMPLE_HEAD
@@ -16,9 +17,9 @@ from ici.analysis.records import Records, describe_setting, select, settings, sh
 from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.analysis.summary import summarise
 
-WIDTH = 110
+WIDTH = 120
 
-_ASCII = str.maketrans({"∞": "inf", "–": "-", "—": "-", "σ": "std", "…": "...", "†": "!"})
+_ASCII = str.maketrans({"∞": "inf", "–": "-", "—": "-", "σ": "std", "…": "...", "†": "!", "×": "x"})
 
 
 def print_summary(
@@ -77,6 +78,7 @@ def build_table(
         cells.append(cell)
 
     def interval(row: xr.Dataset, name: str, form: Form, mark: str = "") -> str:
+        mark += _few(row, name, attrs["n_seeds"])
         return _interval(row[name], form, mark, "\n" if stacked else " ")
 
     column("norm", lambda row: str(row["norm"].item()))
@@ -93,11 +95,12 @@ def build_table(
     column("validation\nacc., %", lambda row: interval(row, "accuracy", _percentage))
     column("spikes", lambda row: _whole(row["spikes"].item()), right=True)
     column("div.", lambda row: f"{row['n_diverged'].item()}/{attrs['n_seeds']}", right=True)
-    column(
-        f"shift at\n{attrs['deepest_site']}, σ",
-        lambda row: interval(row, "shift", _digits, _mark(row, "n_dead", "*")),
-    )
-    column("dead\n%", lambda row: _dead(row, attrs["n_features"]), right=True)
+    if "shift" in summary:
+        column(
+            f"shift at\n{attrs['deepest_site']}, σ",
+            lambda row: interval(row, "shift", _digits, _mark(row, "n_dead", "*")),
+        )
+        column("dead\n%", lambda row: _dead(row, attrs), right=True)
     for i, norm in enumerate(summary["norm"].values):
         if i:
             table.add_section()
@@ -112,6 +115,8 @@ def caption(summary: xr.Dataset, results: Records) -> str:
     """What the numbers of the table are, with every constant behind them."""
     attrs, n = summary.attrs, summary.attrs["n_seeds"]
     site, target = attrs["deepest_site"], attrs["target_accuracy"]
+    ratio = results.experiment.get("divergence_ratio")
+    high = "" if ratio is None else f"loss above {ratio:g} × the first, or "
     lines = []
     if going := int(summary["n_going"].sum()):
         lines.append(f"{going} runs are still going: this is what they have recorded so far.")
@@ -121,24 +126,36 @@ def caption(summary: xr.Dataset, results: Records) -> str:
             if n == 1
             else f"Median [min–max] of {n} seeds; one number where all print alike. "
         )
-        + "Diverged seeds (div.) are in none of the medians"
+        + f"Diverged seeds (div.: {high}loss or gradient not finite) are in none of the medians"
         + (" but that of steps, as ∞ where they missed the target." if target is not None else ".")
     )
+    if _rests_on_few(summary, n):
+        lines.append(
+            f"(k): resting on only k of the {n} seeds, as the others diverged or, for shift, have "
+            "every unit dead; after (1) there is no interval because one seed is left."
+        )
     if target is not None:
         lines.append(
             f"steps to {_percent(target)} acc.: first evaluation on the validation split, one "
             f"every {results.experiment.get('eval_every', '?')} steps, that meets it; ∞ if none."
         )
     lines.append(f"final train loss: mean of a run's last {attrs['final_window_steps']} steps.")
-    lines.append(f"spikes: events in the training loss, all seeds; {attrs['spike_rule']}.")
     lines.append(
-        f"shift at {site}: RMS over units of the mean shift of this layer's inputs on the "
-        "reference batch, last measurement against step 0, in standard deviations (σ) at step 0. "
-        "dead: units left out of it, constant over the batch at either time; median seed."
+        "spikes: how often the training loss left its recent range, until back counted once, all "
+        f"seeds together; {attrs['spike_rule']}."
     )
+    if site is None:
+        lines.append("No shift, no dead units: mean and std of layer inputs were not recorded.")
+    else:
+        lines.append(
+            f"shift at {site}: by how much the mean of a unit of this layer's inputs on the "
+            "reference batch moved from step 0 to the last measurement, in standard deviations (σ) "
+            "of that unit at step 0; RMS over units. dead: units left out of it, constant over the "
+            "batch at either time; median seed."
+        )
     if summary["n_no_progress"].any():
         lines.append("† a seed that did not diverge ended no lower than its first loss.")
-    if summary["n_dead"].any():
+    if site is not None and summary["n_dead"].any():
         lines.append("* shift without the seeds all of whose units are dead there.")
     return "\n".join(lines) + "\n"
 
@@ -191,6 +208,18 @@ def _mark(row: xr.Dataset, count: str, mark: str) -> str:
     return mark if row[count].item() else ""
 
 
-def _dead(row: xr.Dataset, n_features: int) -> str:
-    share = row["dead_features"].sel(over_seeds="median").item() / n_features
-    return _whole(100 * share)
+def _few(row: xr.Dataset, name: str, n_seeds: int) -> str:
+    """`` (2)`` where fewer than all seeds have a value, and any has."""
+    resting_on = row.get(f"n_seeds_{name}")
+    k = n_seeds if resting_on is None else int(resting_on)
+    return f" ({k})" if 0 < k < n_seeds else ""
+
+
+def _rests_on_few(summary: xr.Dataset, n_seeds: int) -> bool:
+    counts = [summary[name] for name in summary.data_vars if str(name).startswith("n_seeds_")]
+    return any(bool(((count > 0) & (count < n_seeds)).any()) for count in counts)
+
+
+def _dead(row: xr.Dataset, attrs: dict[str, Any]) -> str:
+    share = row["dead_features"].sel(over_seeds="median").item() / attrs["n_features"]
+    return _whole(100 * share) + _few(row, "dead_features", attrs["n_seeds"])

@@ -127,6 +127,8 @@ def test_seeds_whose_units_are_all_dead_are_counted():
     records.reference["mean"].loc[NONE_01 | {"step": 20}] = 3.0
     records.reference["std"].loc[NONE_01 | {"seed": 1, "step": 20, "site": "head"}] = 0.0
     summary = summarise(records)
+    assert summary["n_seeds_shift"].sel(NONE_01).item() == 2
+    assert summary["n_seeds_dead_features"].sel(NONE_01).item() == 3
     assert summary["n_dead"].sel(NONE_01).item() == 1 and int(summary["n_dead"].sum()) == 1
     assert cell(summary, "shift") == [3, 3, 3]
     assert cell(summary, "dead_features") == [0, 0, 4]

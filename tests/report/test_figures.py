@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ici.report.figures import draw_all, telling_lr
 from ici.report.layer_inputs import draw_layer_inputs, few_sites
 from ici.report.losses import draw_final_loss, draw_loss_curves
 from ici.report.shift_map import draw_shift_map
-from ici.report.style import VERMILLION
+from ici.report.style import VERMILLION, ordered_styles
 
 KINDS = ("layer_inputs", "shift_map", "loss_curves", "final_loss")
 RUN = {"norm": "none", "lr": 0.1}
@@ -251,6 +252,64 @@ def test_shift_map_hatches_what_has_no_value():
     assert ended.get_hatch() == "xxxx" and len(ended.get_paths()) == 3
 
 
+def dots(figure: Figure) -> list[list[tuple[float, float]]]:
+    return [
+        [xy for line in axes.lines for xy in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+        for axes in figure.axes[:-1]
+    ]
+
+
+def test_shift_map_marks_cells_that_rest_on_fewer_seeds():
+    records = one_setting(blank(lrs=(0.1,)))
+    assert dots(draw_shift_map(records, 0.1)) == [[], []]
+    assert "White dot" not in words(draw_shift_map(records, 0.1))
+    dead = {"norm": "none", "site": "head", "step": 10}
+    records.reference["std"].loc[dead | {"seed": 1}] = 0.0
+    figure = draw_shift_map(records, 0.1)
+    assert dots(figure) == [[(10, 2)], []]
+    assert "White dot: the median rests on fewer seeds" in words(figure)
+    # A diverged seed is in no cell, as the panel's title says, and marks none.
+    diverge(records, 5, **RUN, seed=1)
+    figure = draw_shift_map(records, 0.1)
+    assert dots(figure) == [[], []] and "none (2 of 3 seeds)" in words(figure)
+
+
+def without_moments(*nodes: str) -> FakeRecords:
+    records = blank(steps=300)
+    for node in nodes:
+        setattr(records, node, getattr(records, node).drop_vars(["mean", "std"]))
+    return records
+
+
+@pytest.mark.parametrize(
+    "nodes, absent",
+    [
+        (("probe",), {"layer_inputs"}),
+        (("reference",), {"shift_map"}),
+        (("probe", "reference"), {"layer_inputs", "shift_map"}),
+    ],
+)
+def test_what_was_not_recorded_is_left_out(
+    nodes: tuple[str, ...],
+    absent: set[str],
+    tmp_path: Path,
+    drawn: list[tuple[str, Figure]],
+):
+    with pytest.warns(UserWarning, match="were not recorded") as caught:
+        draw_all(without_moments(*nodes), tmp_path)
+    assert {name for name, _ in drawn} == set(KINDS) - absent
+    (line,) = [str(warning.message) for warning in caught]
+    assert all(kind in line for kind in absent)
+
+
+def test_a_figure_of_what_was_not_recorded():
+    records = one_setting(without_moments("probe", "reference"))
+    with pytest.raises(InputError, match="no mean and std of layer inputs over training"):
+        draw_layer_inputs(records, 0.1)
+    with pytest.raises(InputError, match="no mean and std of layer inputs on the reference"):
+        draw_shift_map(records, 0.1)
+
+
 def test_loss_curves_mark_divergences():
     records = one_setting(blank(steps=300))
     records.train["loss"].loc[RUN] = 0.5
@@ -265,8 +324,65 @@ def test_loss_curves_mark_divergences():
     ]
     assert crosses == [[120], []]
     # The survivors go on, and the diverging loss is on no line.
-    assert max(np.nanmax(line.get_ydata()) for line in figure.axes[0].lines[:2]) <= 1
+    curves = [line for line in figure.axes[0].lines if line.get_xdata()[-1] > 290]
+    assert len(curves) == 4 and max(np.nanmax(line.get_ydata()) for line in curves) <= 1
     assert "Means over bins of 3 steps" in words(figure)
+
+
+def notes(figure: Figure) -> list[list[str]]:
+    return [[note.get_text() for note in axes.texts] for axes in figure.axes]
+
+
+def test_loss_curves_count_divergences_that_coincide():
+    records = one_setting(blank(steps=300))
+    for seed in (0, 1, 2):
+        diverge(records, 4, 1e5, **RUN, seed=seed)
+    diverge(records, 4, 1e5, norm="none", lr=0.01, seed=1)
+    diverge(records, 280, 1e5, norm="batch", lr=0.1, seed=1)
+    figure = draw_loss_curves(records)
+    assert notes(figure) == [
+        ["lr 0.01: 1/3 diverged", "lr 0.1: 3/3 diverged"],
+        ["lr 0.1: 1/3 diverged"],
+    ]
+    axes = figure.axes[0]
+    heights = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "x"]
+    assert len(set(heights)) == 2 and axes.get_ylim()[0] < min(heights)
+    assert max(heights) < axes.get_ylim()[1]
+
+
+def test_loss_curves_do_not_hide_spikes():
+    records = one_setting(blank(steps=300, lrs=(0.1,)))
+    assert max(np.nanmax(line.get_ydata()) for line in draw_loss_curves(records).axes[0].lines) == 1
+    records.train["loss"].loc[{"norm": "none", "seed": 2, "step": 200}] = 13.0
+    figure = draw_loss_curves(records)
+    peak, curve = figure.axes[0].lines
+    assert np.nanmax(peak.get_ydata()) == 13 and np.nanmax(curve.get_ydata()) == 1
+    assert abs(peak.get_xdata()[np.nanargmax(peak.get_ydata())] - 200) <= 3  # bins of 3 steps
+    assert figure.axes[0].get_ylim()[1] > 13
+    assert "Thin line: the largest loss of a single step in each bin" in words(figure)
+
+
+def test_neighbouring_learning_rates_differ_without_hue():
+    styles = ordered_styles(8)
+    for one, other in itertools.pairwise(styles):
+        assert one.marker != other.marker and one.dashes != other.dashes
+    assert len({style.marker for style in styles}) == 8
+    records = one_setting(blank(steps=300, lrs=(0.01, 0.1, 1.0)))
+    figure = draw_loss_curves(records)
+    handles = figure.legends[0].legend_handles
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    assert [h.get_marker() for h in handles] == [line.get_marker() for line in drawn]
+    places = [tuple(line.get_markevery()) for line in drawn]
+    assert all(places) and len(set(places)) == 3
+
+
+def test_a_curve_of_a_single_point_shows():
+    (curve,) = [
+        line
+        for line in draw_loss_curves(one_setting(first_step_only())).axes[0].lines
+        if line.get_marker() == ordered_styles(1)[0].marker
+    ]
+    assert curve.get_markevery() == [0]
 
 
 def test_final_loss_shows_medians_and_counts_divergences():
@@ -315,16 +431,41 @@ def test_the_telling_learning_rate():
     diverge(records, 5, norm="none", lr=0.1, seed=0)
     assert telling_lr(records) == (
         0.1,
-        "lr: the largest at which the network without norm still trains in some seed.",
+        "lr: the largest at which the network without norm still trains in most seeds with fewer "
+        "than 85 % of the units dead at head.",
     )
-    records.train["loss"].loc[{"norm": "none", "lr": 0.1}] = 2.0
-    assert telling_lr(records)[0] == 0.01
+    diverge(records, 5, norm="none", lr=0.1, seed=1)
+    assert telling_lr(records)[0] == 0.01  # one of three seeds is not most
     records.reference["std"].loc[{"norm": "none", "lr": 0.01, "step": 20}] = 0.0
     assert telling_lr(records)[0] == 0.001
-    records.reference["std"].loc[{"norm": "none", "step": 20}] = 0.0
+    records.train["loss"].loc[{"norm": "none", "lr": 0.001}] = 2.0
     assert telling_lr(records) == (
         0.001,
-        "lr: the smallest, as the network without norm still trains at none.",
+        "lr: the smallest, as the network without norm trains in most seeds at none.",
+    )
+
+
+def test_the_telling_learning_rate_leaves_something_to_see():
+    records = one_setting(blank(norms=("none",), lrs=(0.1, 0.001, 0.01), width=20))
+    records.train["loss"][:] = np.linspace(1, 0.5, 20)
+    records.reference = records.reference.assign_coords(feature=np.arange(20))
+
+    def kill(n: int, lr: float, seeds: list[int]) -> None:
+        at = {"lr": lr, "seed": seeds, "site": "head", "step": 20}
+        records.reference["std"].loc[at | {"feature": slice(0, n - 1)}] = 0.0
+
+    kill(17, 0.1, [0])
+    assert telling_lr(records)[0] == 0.1  # in one seed of three
+    kill(16, 0.1, [0, 1, 2])
+    assert telling_lr(records)[0] == 0.1  # the 85th percentile is that of a live unit
+    kill(17, 0.1, [0, 1])
+    assert telling_lr(records)[0] == 0.01
+    kill(19, 0.01, [0, 1, 2])
+    kill(17, 0.001, [0, 1, 2])
+    assert telling_lr(records) == (
+        0.1,
+        "lr: the largest at which the network without norm still trains in most seeds; at none "
+        "with fewer than 85 % of the units dead at head.",
     )
 
 
@@ -334,5 +475,6 @@ def test_the_telling_learning_rate_without_such_networks():
     records.train["loss"].loc[{"norm": "layer", "lr": 0.1}] = 2.0
     assert telling_lr(records) == (
         0.01,
-        "lr: the largest at which every norm still trains in some seed.",
+        "lr: the largest at which every norm still trains in most seeds with fewer than 85 % of "
+        "the units dead at head.",
     )

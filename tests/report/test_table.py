@@ -31,9 +31,9 @@ def demo() -> FakeRecords:
 
 
 def test_three_norms_and_eight_learning_rates_fit(demo: FakeRecords):
-    lines = printed(demo).splitlines()
+    lines = [line.rstrip() for line in printed(demo).splitlines()]
     assert max(map(len, lines)) <= WIDTH
-    assert sum(line.startswith(("none", "batch", "layer")) for line in lines) == 24
+    assert sum(bool(re.match(r"(none|batch|layer) +[\d.]", line)) for line in lines) == 24
 
 
 def test_nothing_is_cut_off_and_files_have_no_colour(demo: FakeRecords):
@@ -79,7 +79,7 @@ def test_the_numbers():
         assert cell in line
     diverge(records, 150, **NONE_01, seed=2)
     line = row(printed(records), "none", "0.1")
-    for cell in ("0.250 [0.200–0.300]", "1/3", "1.50 [1.00–2.00]"):
+    for cell in ("0.250 (2) [0.200–0.300]", "1/3", "1.50 (2) [1.00–2.00]"):
         assert cell in line
 
 
@@ -129,6 +129,46 @@ def test_marks_are_explained_where_they_occur():
     text = printed(records)
     assert text.count("†") == 2 and text.count("*") == 2
     assert "†" in row(text, "none", "0.1")
+
+
+def test_a_cell_says_on_how_many_seeds_it_rests():
+    records = blank(steps=300)
+    assert "(k)" not in printed(records)
+    for seed, shift in ((0, 1.0), (1, 2.0), (2, 4.0)):
+        records.reference["mean"].loc[NONE_01 | {"seed": seed, "step": 300}] = shift
+    records.reference["std"].loc[NONE_01 | {"seed": 1, "step": 300}] = 0.0
+    text = printed(records)
+    assert "2.50* (2) [1.00–4.00]" in row(text, "none", "0.1")
+    assert "(k): resting on only k of the 3 seeds" in text
+    assert "(" not in row(text, "none", "0.01")
+    diverge(records, 150, **NONE_01, seed=2)
+    line = row(printed(records), "none", "0.1")
+    assert "1.00† (2)" in line and "1.00* (1)" in line and "50 (2)" in line
+    diverge(records, 150, **NONE_01, seed=0)
+    line = row(printed(records), "none", "0.1")
+    assert line.split()[3:] == ["1.00†", "(1)", "0.0", "(1)", "0", "2/3", "–*", "100", "(1)"]
+
+
+def test_what_was_not_recorded_is_left_out():
+    records = blank(steps=300)
+    assert "shift at" in printed(records)
+    records.reference = records.reference.drop_vars(["mean", "std"])
+    text = printed(records)
+    assert "No shift, no dead units: mean and std of layer inputs were not recorded." in text
+    assert row(text, "none", "0.1").split() == ["none", "0.1", "∞", "1.00†", "0.0", "0", "0/3"]
+
+
+def test_the_caption_explains_its_terms():
+    records = blank(steps=300)
+    records.experiment["divergence_ratio"] = 50.0
+    text = " ".join(printed(records).split())
+    for words in (
+        "div.: loss above 50 × the first, or loss or gradient not finite",
+        "spikes: how often the training loss left its recent range",
+        "standard deviations (σ) of that unit at step 0",
+        "dead: units left out of it, constant over the batch at either time",
+    ):
+        assert words in text
 
 
 def test_runs_still_going_are_announced():
