@@ -68,6 +68,7 @@ def test_sites_come_in_execution_order(case):
     assert model.taps_shape(variables, x, PROBE).sites == sites
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_are_the_same_bits_with_and_without_a_probe(case):
     model, variables, x, _ = case
 
@@ -228,6 +229,7 @@ def test_lstm_statistics():
     equal(taps["head"], Moments.of(h), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_scanned_and_unrolled_transformers_have_the_same_taps():
     scanned, unrolled = nnx_model(zoo.Transformer), nnx_model(zoo.Transformer, scan=False)
     variables, tokens = unrolled.init(KEY), zoo.tokens()
@@ -309,6 +311,7 @@ def test_bfloat16_compute_has_float32_statistics():
     np.testing.assert_allclose(taps["a"].std, values.std(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "transformer"])
 def test_frozen_parameters_do_not_change_and_the_others_do(name):
     make, inputs, _ = MODELS[name]

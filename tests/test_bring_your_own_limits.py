@@ -150,6 +150,7 @@ def test_padding_never_counts():
     assert without["norm"].count > taps["norm"].count == short.size
 
 
+@pytest.mark.slow
 def test_masked_cotangents_count_what_the_mask_leaves():
     model, variables = nnx_model(Padded)
     padded = jnp.pad(zoo.tokens(), ((0, 0), (0, 3)))

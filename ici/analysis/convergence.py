@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from ici.analysis.records import Records, still_going, validation
+from ici.analysis.records import Records, Target, still_going, target_of, validation
 from ici.errors import InputError
 
 
@@ -41,8 +41,8 @@ def steps_to_target(
     return np.where(met.any(axis=-1), at[met.argmax(axis=-1)], np.inf)
 
 
-def run_steps_to_target(results: Records, target: float | None = None) -> xr.DataArray:
-    """Steps to a validation accuracy for every run, float64 ``(run…)``.
+def run_steps_to_target(results: Records, target: Target | None = None) -> xr.DataArray:
+    """Steps to a validation accuracy or loss for every run, float64 ``(run…)``.
 
     The target is the experiment's own unless given. inf where a run ended without meeting it,
     diverged runs included; NaN where a run that is still going has not met it yet.
@@ -50,11 +50,15 @@ def run_steps_to_target(results: Records, target: float | None = None) -> xr.Dat
     Raises:
       InputError: neither the call nor the experiment has a target.
     """
+    target = target or target_of(results)
     if target is None:
-        target = results.experiment.get("target_accuracy")
-    if target is None:
-        raise InputError("the experiment has no target_accuracy: give target.")
-    accuracy = validation(results, "accuracy")
-    met_at = steps_to_target(accuracy.values, accuracy["step"].values, target)
-    labelled = accuracy.isel(step=0, drop=True).astype(np.float64).copy(data=met_at)
+        raise InputError(
+            "the experiment has neither target_accuracy nor target_loss: give target, such as "
+            "Target('accuracy', 0.7)."
+        )
+    score = validation(results, target.variable)
+    met_at = steps_to_target(
+        score.values, score["step"].values, target.value, target.higher_is_better
+    )
+    labelled = score.isel(step=0, drop=True).astype(np.float64).copy(data=met_at)
     return labelled.where(np.isfinite(met_at) | ~still_going(results)).rename("steps_to_target")

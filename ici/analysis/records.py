@@ -34,6 +34,7 @@ class Selection:
     runs: xr.Dataset
     experiment: dict[str, Any]
     path: Path
+    task: str = "classification"
 
 
 Records = Results | Selection
@@ -56,7 +57,39 @@ def select(results: Records, **labels: Any) -> Selection:
             raise InputError(f"no run has {dim} {missing[0]}: wanted one of {known}.")
     # One node at a time: a record is read as it is asked for.
     parts = {node: getattr(results, node).sel(labels) for node in NODES}
-    return Selection(**parts, experiment=results.experiment, path=results.path)
+    return Selection(**parts, experiment=results.experiment, path=results.path, task=results.task)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run is to reach on validation data: a `variable` of the evaluations, and its value."""
+
+    variable: str
+    value: float
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether values above the target meet it."""
+        return self.variable == "accuracy"
+
+    def __str__(self) -> str:
+        if self.variable == "accuracy":
+            return f"{100 * self.value:.3g}% acc."
+        return f"val. loss {self.value:g}"
+
+
+def target_of(results: Records) -> Target | None:
+    """The experiment's own target; None where it has none."""
+    for variable in ("accuracy", "loss"):
+        value = results.experiment.get(f"target_{variable}")
+        if value is not None:
+            return Target(variable, float(value))
+    return None
+
+
+def score_variable(results: Records) -> str:
+    """What of the evaluations tells how well a run does: accuracy of classifiers, else loss."""
+    return "accuracy" if results.task == "classification" else "loss"
 
 
 def run_dims(results: Records) -> tuple[str, ...]:
@@ -158,6 +191,9 @@ def still_going(results: Records) -> xr.DataArray:
     if int(loss["step"][-1]) >= total_steps - 1:
         done = done | np.isfinite(loss.isel(step=-1, drop=True))
     if results.experiment.get("stop_at_target"):
-        met = validation(results, "accuracy") >= results.experiment["target_accuracy"]
+        target = target_of(results)
+        assert target is not None, "an experiment that stops at its target has one"
+        score = validation(results, target.variable)
+        met = score >= target.value if target.higher_is_better else score <= target.value
         done = done | met.any("step")
     return ~done

@@ -14,7 +14,9 @@ from ici.analysis.records import (
     last_position,
     last_recorded,
     run_dims,
+    score_variable,
     still_going,
+    target_of,
     training_loss,
     validation,
 )
@@ -123,7 +125,8 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
     (median, min, max):
 
     - ``steps_to_target``: over all seeds, inf where missed; absent without a target.
-    - ``final_loss`` (training, nats), ``accuracy`` (validation, last evaluation), ``shift``
+    - ``final_loss`` (training), ``validation_accuracy`` or, unless classes are predicted,
+      ``validation_loss`` (last evaluation), ``shift``
       (reference batch, deepest shared site, last measurement against step 0: mean shift, root
       mean square over features, in standard deviations) and ``dead_features`` (features of that
       site left out of ``shift`` for having no spread at either time): over the seeds that did
@@ -133,7 +136,7 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
     rests: those whose value is not NaN), ``spikes`` (events of all seeds together, NaN where no
     value was judged), ``n_diverged``, ``n_no_progress``, ``n_dead`` (seeds all of whose features
     at the deepest site are dead; absent without moments) and ``n_going``, numbers of seeds.
-    Attributes hold the constants: n_seeds, target_accuracy, spike_rule, final_window_steps,
+    Attributes hold the constants: n_seeds, target (a text), spike_rule, final_window_steps,
     deepest_site, n_features (the last two None without moments).
 
     Raises:
@@ -141,10 +144,11 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
     """
     check_recorded(results)
     has_diverged = diverged(results)
-    accuracy = last_recorded(validation(results, "accuracy")).where(~has_diverged)
-    target = results.experiment.get("target_accuracy")
+    score = score_variable(results)
+    last_score = last_recorded(validation(results, score)).where(~has_diverged)
+    target = target_of(results)
     spikes = run_spikes(results, rule)
-    values = {"final_loss": final_loss(results), "accuracy": accuracy}
+    values = {"final_loss": final_loss(results), f"validation_{score}": last_score}
     site = n_features = None
     if has_moments(results.reference):
         site = deepest_site(results)
@@ -167,7 +171,7 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
         summary["steps_to_target"] = _censored(results, run_steps_to_target(results))
     summary.attrs = {
         "n_seeds": int(results.runs.sizes["seed"]),
-        "target_accuracy": target,
+        "target": None if target is None else str(target),
         "spike_rule": rule.describe(),
         "final_window_steps": final_window_steps(results),
         "deepest_site": site,

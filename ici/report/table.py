@@ -85,14 +85,17 @@ def build_table(
     column("lr", lambda row: short(row["lr"].item()), right=True)
     if "steps_to_target" in summary:
         column(
-            f"steps to\n{_percent(attrs['target_accuracy'])} acc.",
+            f"steps to\n{attrs['target']}",
             lambda row: interval(row, "steps_to_target", _steps),
         )
     column(
         "final\ntrain loss",
         lambda row: interval(row, "final_loss", _digits, _mark(row, "n_no_progress", "†")),
     )
-    column("validation\nacc., %", lambda row: interval(row, "accuracy", _percentage))
+    if "validation_accuracy" in summary:
+        column("validation\nacc., %", lambda row: interval(row, "validation_accuracy", _percentage))
+    else:
+        column("validation\nloss", lambda row: interval(row, "validation_loss", _digits))
     column("spikes", lambda row: _whole(row["spikes"].item()), right=True)
     column("div.", lambda row: f"{row['n_diverged'].item()}/{attrs['n_seeds']}", right=True)
     if "shift" in summary:
@@ -114,7 +117,7 @@ def build_table(
 def caption(summary: xr.Dataset, results: Records) -> str:
     """What the numbers of the table are, with every constant behind them."""
     attrs, n = summary.attrs, summary.attrs["n_seeds"]
-    site, target = attrs["deepest_site"], attrs["target_accuracy"]
+    site, target = attrs["deepest_site"], attrs["target"]
     ratio = results.experiment.get("divergence_ratio")
     high = "" if ratio is None else f"loss above {ratio:g} × the first, or "
     lines = []
@@ -136,7 +139,7 @@ def caption(summary: xr.Dataset, results: Records) -> str:
         )
     if target is not None:
         lines.append(
-            f"steps to {_percent(target)} acc.: first evaluation on the validation split, one "
+            f"steps to {target}: first evaluation on the validation split, one "
             f"every {results.experiment.get('eval_every', '?')} steps, that meets it; ∞ if none."
         )
     lines.append(f"final train loss: mean of a run's last {attrs['final_window_steps']} steps.")
@@ -194,10 +197,6 @@ def _digits(value: float, scale: float) -> str:
 
 def _percentage(value: float, _: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.4g}%"
 
 
 def _whole(value: float) -> str:

@@ -21,6 +21,7 @@ class FakeRecords:
     runs: xr.Dataset
     experiment: dict[str, Any] = field(default_factory=dict)
     path: Path = Path("runs/fake")
+    task: str = "classification"
 
 
 RUN_DIMS = ("norm", "depth", "lr", "seed")

@@ -5,6 +5,7 @@ import pytest
 from fake_records import blank, diverge
 
 from ici.analysis.convergence import run_steps_to_target, steps_to_target
+from ici.analysis.records import Target, still_going, target_of
 from ici.errors import InputError
 
 STEPS = [0, 50, 100, 150]
@@ -52,7 +53,7 @@ def test_of_a_record():
     met = run_steps_to_target(records).sel(depth=2)
     np.testing.assert_array_equal(met.sel(norm="batch", lr=0.1), [10, 5, 10])
     assert np.isinf(met.sel(norm="none")).all()
-    assert (run_steps_to_target(records, 0.0) == 0).all()
+    assert (run_steps_to_target(records, Target("accuracy", 0.0)) == 0).all()
 
 
 def test_a_diverged_run_missed_what_it_had_not_met():
@@ -87,3 +88,26 @@ def test_a_run_still_going_has_not_missed():
 def test_a_record_without_target():
     with pytest.raises(InputError, match="target_accuracy"):
         run_steps_to_target(blank(target=None))
+
+
+def test_a_target_may_be_a_loss():
+    records = blank(target=None)
+    records.experiment["target_loss"] = 0.5
+    loss = records.evaluation["loss"]
+    loss.loc[{"norm": "batch", "lr": 0.1, "step": [10, 15, 20]}] = 0.4
+    loss.loc[{"norm": "batch", "lr": 0.01, "step": 20}] = 0.5
+    met = run_steps_to_target(records).sel(depth=2, seed=0)
+    assert float(met.sel(norm="batch", lr=0.1)) == 10
+    assert float(met.sel(norm="batch", lr=0.01)) == 20
+    assert np.isinf(met.sel(norm="none")).all()
+    assert str(target_of(records)) == "val. loss 0.5"
+
+
+def test_a_run_that_met_its_loss_and_stopped_is_not_going_on():
+    records = blank(target=None)
+    records.experiment |= {"target_loss": 0.5, "stop_at_target": True}
+    run = {"norm": "batch", "lr": 0.1, "seed": 0, "depth": 2}
+    records.train["loss"].loc[run | {"step": slice(10, None)}] = np.nan
+    assert bool(still_going(records).sel(run))
+    records.evaluation["loss"].loc[run | {"step": 10}] = 0.3
+    assert not bool(still_going(records).sel(run))

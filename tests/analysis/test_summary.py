@@ -51,7 +51,7 @@ def test_diverged_seeds_are_counted_and_in_no_median():
     assert int(summary["n_diverged"].sum()) == 1
     # float32 losses
     np.testing.assert_allclose(cell(summary, "final_loss"), [0.3, 0.2, 0.4], rtol=1e-6)
-    assert cell(summary, "accuracy") == [0, 0, 0]
+    assert cell(summary, "validation_accuracy") == [0, 0, 0]
     assert cell(summary, "shift") == [0, 0, 0]
 
 
@@ -61,7 +61,7 @@ def test_all_seeds_diverged():
         diverge(records, 5, **NONE_01, seed=seed)
     summary = summarise(records)
     assert summary["n_diverged"].sel(NONE_01).item() == 3
-    for name in ("final_loss", "accuracy", "shift"):
+    for name in ("final_loss", "validation_accuracy", "shift"):
         assert np.isnan(cell(summary, name)).all()
     assert np.isinf(cell(summary, "steps_to_target")).all()
     assert np.isnan(summary["spikes"].sel(NONE_01).item())
@@ -103,7 +103,7 @@ def test_a_run_that_stopped_at_its_target_has_ended():
     records.evaluation["accuracy"].loc[run | {"step": [15, 20]}] = np.nan
     assert not still_going(records).any()
     assert final_loss(records).sel(run).item() == 0.25
-    assert cell(summarise(records), "accuracy")[2] == np.float32(0.9)
+    assert cell(summarise(records), "validation_accuracy")[2] == np.float32(0.9)
     records.experiment["stop_at_target"] = False
     assert int(still_going(records).sum()) == 1
 
@@ -218,3 +218,16 @@ def test_short_labels():
     values = [0.003, 0.0003, 3.16e-4, 1e-5, 0.1, 1.0, 0.0, 10, "batch"]
     expected = ["0.003", "3e-4", "3.16e-4", "1e-5", "0.1", "1", "0", "10", "batch"]
     assert [short(v) for v in values] == expected
+
+
+def test_what_predicts_no_classes_is_judged_by_its_loss():
+    records = blank(target=None)
+    records.task = "language_model"
+    records.evaluation["loss"].loc[{"norm": "batch", "step": 20}] = 0.25
+    assert cell(summarise(records), "validation_loss") == [1.0, 1.0, 1.0]
+    at = summarise(records)["validation_loss"].sel(norm="batch", over_seeds="median")
+    assert (at == 0.25).all()
+    records.task = "regression"
+    records.evaluation = records.evaluation.drop_vars("accuracy")
+    summary = summarise(records)
+    assert "validation_accuracy" not in summary and summary.attrs["target"] is None

@@ -77,7 +77,7 @@ def test_refusals_are_whole_in_any_terminal(monkeypatch, encoding, columns, term
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(ici.InputError) as caught:
         given("--activation", "swish")
-    wanted = "wanted one of gelu, relu, sigmoid, tanh."
+    wanted = "wanted one of gelu, relu, sigmoid, silu, tanh."
     assert str(caught.value) == f"unknown activation 'swish': {wanted}"
     with pytest.raises(ici.InputError, match="^Error parsing --devices: .* from .'few'.: wanted"):
         given("--devices", "few")

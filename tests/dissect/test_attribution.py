@@ -42,6 +42,7 @@ def test_a_block_shifts_only_what_lies_above_it(name):
         assert (seen.alone[j, own + 1 :] > 0).all(), block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batchnorm", "residual", "scanned"])
 def test_paths_telescope_to_the_total(name):
     _, _, _, seen = matrix(name)
@@ -59,6 +60,7 @@ def test_nothing_moves_nothing_shifts():
         assert (values == 0).all()
 
 
+@pytest.mark.slow
 def test_one_moved_block_is_the_whole_shift():
     model = MODELS["no norm"]()
     before, after = two_steps(model)

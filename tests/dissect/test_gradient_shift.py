@@ -72,6 +72,7 @@ def two_steps(model, size=0.1, inputs=None):
     return before, before._replace(params=moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_stacked_hybrids_agree_with_one_pass_per_block(name):
     model = MODELS[name]()

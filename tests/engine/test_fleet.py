@@ -37,6 +37,7 @@ def test_lane_is_bitwise_the_run_alone(make_tiny, norm, n_devices):
     assert_trees_equal(alone.states()[lane], fleet.states()[lane])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "norm", ["batch", pytest.param("none", marks=SLOW), pytest.param("layer", marks=SLOW)]
 )
@@ -52,6 +53,7 @@ def test_seed_decides_weights_and_order_and_the_rate_does_not(make_tiny):
     assert first[1e-3, 0] != first[1e-3, 1]
 
 
+@pytest.mark.slow
 def test_data_axis_of_eight_devices_equals_one(make_tiny):
     lane = (1e-2, 0)
     one = losses(make_tiny([lane]), 10)[lane]
@@ -62,6 +64,7 @@ def test_data_axis_of_eight_devices_equals_one(make_tiny):
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_are_global_over_the_data_axis(make_tiny):
     lane = (1e-2, 0)
     one = make_tiny([lane]).train(0, 5)[lane][1]
@@ -73,6 +76,7 @@ def test_moments_are_global_over_the_data_axis(make_tiny):
             np.testing.assert_allclose(eight[name][site], value, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [None, pytest.param(2, marks=SLOW)])
 def test_side_by_side_equals_one_after_another(make_tiny, width):
     one = losses(make_tiny(GRID), 10)
@@ -154,6 +158,7 @@ def test_repacking_moves_states_unchanged(make_tiny):
         np.testing.assert_array_equal(after[lane], alone[lane][10:])
 
 
+@pytest.mark.slow
 def test_side_by_side_fleet_shrinks_when_lanes_end(make_tiny):
     lanes = [*GRID, (1e30, 0), (1e30, 1)]
     tiny = make_tiny(lanes, norm="none", form="vmap")

@@ -55,6 +55,7 @@ def test_labels(measured):
             assert np.isfinite(values).all(), values.name
 
 
+@pytest.mark.slow
 def test_the_record_holds_what_the_functions_give(measured):
     """Step 0 of one run, measured by hand with the functions that users call."""
     wanted = small()
@@ -110,6 +111,7 @@ def test_nothing_is_recorded_of_a_run_that_has_ended(tmp_path):
     assert np.isfinite(results.measurement("gradient_shift").gradient_shift.sel(lr=1e-2)).all()
 
 
+@pytest.mark.slow
 def test_depths_share_a_record(tmp_path):
     both = small(depth=(1, 2), lr=(1e-2,), seed=(0,), steps=10, measure=("gradient_shift@5",))
     shift = ici.run(both, tmp_path / "out").measurement("gradient_shift").gradient_shift

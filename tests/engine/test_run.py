@@ -208,6 +208,7 @@ def test_all_diverged_ends_early_and_completes(tmp_path):
     assert np.isnan(results.train.loss.sel(step=199)).all()
 
 
+@pytest.mark.slow
 def test_stop_at_target_freezes_a_run(tmp_path):
     config = experiment(norm=("batch",), lr=(1e-2,), target_accuracy=0.6, stop_at_target=True)
     results = ici.run(config, tmp_path / "out")
@@ -229,6 +230,7 @@ def test_weight_decay_is_a_dimension_where_it_is_swept(tmp_path):
     assert (loss.sel(weight_decay=0.0) != loss.sel(weight_decay=0.1)).any()
 
 
+@pytest.mark.slow
 def test_groups_of_other_depths_share_the_record(tmp_path):
     config = experiment(norm=("batch",), depth=(1, 3), lr=(1e-2,), seed=(0,))
     results = ici.run(config, tmp_path / "out")

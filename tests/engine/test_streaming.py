@@ -101,6 +101,7 @@ def test_augmented_images_are_the_same_either_way(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_measurements_see_the_images_of_the_step(tmp_path, monkeypatch):
     monkeypatch.setattr("ici.data.augment._REGISTRY", {})
     register_augmentation("blank")(lambda key, image: 0.0 * image)

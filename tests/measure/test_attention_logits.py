@@ -113,6 +113,7 @@ def test_examples_permute_and_heads_permute():
     assert_same(turned, jax.tree.map(lambda leaf: leaf[::-1], whole), rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 99), st.randoms())
 def test_any_merge_tree_equals_one_pass(sizes, seed, random):

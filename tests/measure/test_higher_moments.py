@@ -48,6 +48,7 @@ def test_fourth_powers_never_leave_the_range(scale):
         np.testing.assert_allclose(moments.excess_kurtosis, both(x)[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=6),

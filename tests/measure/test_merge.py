@@ -50,6 +50,7 @@ def test_a_sharded_batch_has_the_moments_of_the_whole():
     np.testing.assert_allclose(moments.std, x.astype(np.float64).std(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 99), st.randoms())
 def test_any_tree_of_extremes_is_exactly_one_pass(sizes, seed, random):

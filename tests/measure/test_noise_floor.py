@@ -72,6 +72,7 @@ def test_false_alarms_come_at_the_nominal_rate(batches):
         assert_nominal(getattr(floor, name) <= 0.5, rate=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_groups", [2, 16])
 def test_coverage_with_other_numbers_of_groups(n_groups):
     # A tenth of the trials where each costs ten thousand dealings.

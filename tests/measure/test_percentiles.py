@@ -54,6 +54,7 @@ def rank_error(value, x, level):
     return max(below - level / 100, level / 100 - up_to, 0.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=6),

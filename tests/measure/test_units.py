@@ -84,6 +84,7 @@ def test_agrees_with_float64(n, d, mean):
     np.testing.assert_allclose(got.effective_rank, in_float64(x), rtol=2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=5),

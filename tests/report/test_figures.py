@@ -1,41 +1,34 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_records import FakeRecords, blank, diverge, drop_site, plausible
+from fake_records import FakeRecords, blank, diverge, plausible
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from pictured import (
+    RUN,
+    all_diverged,
+    everything_dead,
+    first_step_only,
+    line_of,
+    one_setting,
+    overflowing,
+    still_going,
+    uneven_sites,
+    without_moments,
+    words,
+)
 
 from ici.errors import InputError
 from ici.report.figures import draw_all, telling_lr
 from ici.report.layer_inputs import draw_layer_inputs, few_sites
 from ici.report.losses import draw_final_loss, draw_loss_curves
 from ici.report.shift_map import draw_shift_map
-from ici.report.style import VERMILLION, ordered_styles
+from ici.report.style import VERMILLION
 
 KINDS = ("layer_inputs", "shift_map", "loss_curves", "final_loss")
-RUN = {"norm": "none", "lr": 0.1}
-
-
-def words(figure: Figure) -> str:
-    """Everything that is written in a figure."""
-    figure.canvas.draw()
-    texts = [*figure.texts, *(figure.findobj(match=lambda a: hasattr(a, "get_text")))]
-    return " ".join(" ".join(t.get_text() for t in texts).split())
-
-
-def one_setting(records: FakeRecords) -> FakeRecords:
-    for node in ("train", "probe", "reference", "evaluation", "runs"):
-        setattr(records, node, getattr(records, node).isel(depth=0, drop=True))
-    return records
-
-
-def line_of(figure: Figure, panel: int, label: str) -> np.ndarray:
-    handles, labels = figure.axes[panel].get_legend_handles_labels()
-    return np.asarray(handles[labels.index(label)].get_ydata())
 
 
 @pytest.fixture
@@ -88,54 +81,6 @@ def test_settings_are_never_mixed_at_one_lr(draw):
         draw(blank(depths=(2, 5)), 0.1)
     with pytest.raises(InputError, match=r"no run has lr 0\.7"):
         draw(one_setting(blank()), 0.7)
-
-
-def all_diverged() -> FakeRecords:
-    records = blank(seeds=(0, 1))
-    for seed, step, loss in ((0, 0, np.nan), (1, 7, np.inf)):
-        for norm in ("none", "batch"):
-            for lr in (0.01, 0.1):
-                diverge(records, step, loss, norm=norm, lr=lr, seed=seed)
-    return records
-
-
-def still_going() -> FakeRecords:
-    records = blank()
-    for node in ("train", "probe", "reference", "evaluation"):
-        dataset = getattr(records, node).sel(step=slice(0, 10))
-        for name in dataset.data_vars:
-            dataset[name].loc[{"norm": "batch", "step": slice(5, None)}] = np.nan
-        setattr(records, node, dataset)
-    return records
-
-
-def first_step_only() -> FakeRecords:
-    records = blank()
-    for node in ("train", "probe", "reference", "evaluation"):
-        setattr(records, node, getattr(records, node).isel(step=slice(0, 1)))
-    return records
-
-
-def everything_dead() -> FakeRecords:
-    records = blank()
-    records.reference["std"].loc[{"step": slice(5, None)}] = 0.0
-    return records
-
-
-def overflowing() -> FakeRecords:
-    records = blank()
-    for node in (records.probe, records.reference):
-        for name in ("mean", "std"):
-            node[name].loc[{"norm": "none", "step": slice(10, None)}] = np.inf
-    return records
-
-
-def uneven_sites() -> FakeRecords:
-    records = blank()
-    drop_site(records, "none", "blocks/1/linear")
-    records.probe["mean"][..., 3] = np.nan
-    records.reference["mean"][..., 3] = np.nan
-    return records
 
 
 @pytest.mark.parametrize(
@@ -274,13 +219,6 @@ def test_shift_map_marks_cells_that_rest_on_fewer_seeds():
     assert dots(figure) == [[], []] and "none (2 of 3 seeds)" in words(figure)
 
 
-def without_moments(*nodes: str) -> FakeRecords:
-    records = blank(steps=300)
-    for node in nodes:
-        setattr(records, node, getattr(records, node).drop_vars(["mean", "std"]))
-    return records
-
-
 @pytest.mark.parametrize(
     "nodes, absent",
     [
@@ -308,105 +246,6 @@ def test_a_figure_of_what_was_not_recorded():
         draw_layer_inputs(records, 0.1)
     with pytest.raises(InputError, match="no mean and std of layer inputs on the reference"):
         draw_shift_map(records, 0.1)
-
-
-def test_loss_curves_mark_divergences():
-    records = one_setting(blank(steps=300))
-    records.train["loss"].loc[RUN] = 0.5
-    figure = draw_loss_curves(records)
-    assert "diverged" not in [t.get_text() for t in figure.legends[0].get_texts()]
-    diverge(records, 120, 1e5, **RUN, seed=1)
-    figure = draw_loss_curves(records)
-    assert "diverged" in [t.get_text() for t in figure.legends[0].get_texts()]
-    crosses = [
-        [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
-        for axes in figure.axes
-    ]
-    assert crosses == [[120], []]
-    # The survivors go on, and the diverging loss is on no line.
-    curves = [line for line in figure.axes[0].lines if line.get_xdata()[-1] > 290]
-    assert len(curves) == 4 and max(np.nanmax(line.get_ydata()) for line in curves) <= 1
-    assert "Means over bins of 3 steps" in words(figure)
-
-
-def notes(figure: Figure) -> list[list[str]]:
-    return [[note.get_text() for note in axes.texts] for axes in figure.axes]
-
-
-def test_loss_curves_count_divergences_that_coincide():
-    records = one_setting(blank(steps=300))
-    for seed in (0, 1, 2):
-        diverge(records, 4, 1e5, **RUN, seed=seed)
-    diverge(records, 4, 1e5, norm="none", lr=0.01, seed=1)
-    diverge(records, 280, 1e5, norm="batch", lr=0.1, seed=1)
-    figure = draw_loss_curves(records)
-    assert notes(figure) == [
-        ["lr 0.01: 1/3 diverged", "lr 0.1: 3/3 diverged"],
-        ["lr 0.1: 1/3 diverged"],
-    ]
-    axes = figure.axes[0]
-    heights = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "x"]
-    assert len(set(heights)) == 2 and axes.get_ylim()[0] < min(heights)
-    assert max(heights) < axes.get_ylim()[1]
-
-
-def test_loss_curves_do_not_hide_spikes():
-    records = one_setting(blank(steps=300, lrs=(0.1,)))
-    assert max(np.nanmax(line.get_ydata()) for line in draw_loss_curves(records).axes[0].lines) == 1
-    records.train["loss"].loc[{"norm": "none", "seed": 2, "step": 200}] = 13.0
-    figure = draw_loss_curves(records)
-    peak, curve = figure.axes[0].lines
-    assert np.nanmax(peak.get_ydata()) == 13 and np.nanmax(curve.get_ydata()) == 1
-    assert abs(peak.get_xdata()[np.nanargmax(peak.get_ydata())] - 200) <= 3  # bins of 3 steps
-    assert figure.axes[0].get_ylim()[1] > 13
-    assert "Thin line: the largest loss of a single step in each bin" in words(figure)
-
-
-def test_neighbouring_learning_rates_differ_without_hue():
-    styles = ordered_styles(8)
-    for one, other in itertools.pairwise(styles):
-        assert one.marker != other.marker and one.dashes != other.dashes
-    assert len({style.marker for style in styles}) == 8
-    records = one_setting(blank(steps=300, lrs=(0.01, 0.1, 1.0)))
-    figure = draw_loss_curves(records)
-    handles = figure.legends[0].legend_handles
-    drawn = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
-    assert [h.get_marker() for h in handles] == [line.get_marker() for line in drawn]
-    places = [tuple(line.get_markevery()) for line in drawn]
-    assert all(places) and len(set(places)) == 3
-
-
-def test_a_curve_of_a_single_point_shows():
-    (curve,) = [
-        line
-        for line in draw_loss_curves(one_setting(first_step_only())).axes[0].lines
-        if line.get_marker() == ordered_styles(1)[0].marker
-    ]
-    assert curve.get_markevery() == [0]
-
-
-def test_final_loss_shows_medians_and_counts_divergences():
-    records = one_setting(blank(steps=100))
-    for seed, loss in ((0, 0.2), (1, 0.3), (2, 0.9)):
-        records.train["loss"].loc[RUN | {"seed": seed}] = loss
-    diverge(records, 50, **RUN, seed=2)
-    figure = draw_final_loss(records)
-    (axes,) = figure.axes
-    points = axes.containers[0].lines[0].get_ydata()
-    np.testing.assert_allclose(points, [1.0, 0.25], rtol=1e-6)  # float32 losses
-    assert [note.get_text() for note in axes.texts] == ["1/3"]
-    assert "last 5 steps" in words(figure)
-
-
-def test_learning_rates_in_any_order_are_drawn_in_theirs():
-    records = one_setting(blank(lrs=(0.1, 0.001, 0.01)))
-    (axes,) = draw_final_loss(records).axes
-    drawn = axes.containers[0].lines[0].get_xdata().tolist()
-    np.testing.assert_allclose(drawn, [0.001, 0.01, 0.1], rtol=0.1)  # norms stand side by side
-    (legend,) = draw_loss_curves(records).legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    rates = [float(text.split()[-1]) for text in texts if text[-1].isdigit()]
-    assert rates == [0.001, 0.01, 0.1], texts
 
 
 def test_captions_name_what_is_shown(tmp_path: Path):

@@ -208,3 +208,11 @@ def test_the_console_is_left_as_it_was(demo: FakeRecords):
     console = Console(file=io.StringIO(), width=60)
     print_summary(demo, console)
     assert console.width == 60
+
+
+def test_a_language_model_shows_its_loss():
+    records = blank(target=None)
+    records.task, records.experiment["target_loss"] = "language_model", 1.5
+    shown = printed(records)
+    assert "validation" in shown and "acc., %" not in shown
+    assert "val. loss 1.5" in shown

@@ -153,7 +153,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         (None, "holds no manifest"),
         ("{not json", "damaged"),
         ("[]", "schema None"),
-        (json.dumps({"schema": 99}), "schema 99.*reads schema 1"),
+        (json.dumps({"schema": 99}), "schema 99.*reads schema 2"),
     ],
 )
 def test_unreadable_manifest_is_told_in_one_line(tmp_path, content, message):
