@@ -155,7 +155,9 @@ def _hatch(axes: Axes, edges: tuple[np.ndarray, np.ndarray], mask: np.ndarray, h
 def _examples(results: Records) -> str:
     """How many examples the reference batch really has: a small data set gives fewer."""
     counts = results.reference["count"].max().item()
-    return "?" if counts != counts else f"{counts:g}"
+    # Positions of sequences and pixels count too; a small data set has fewer examples than asked.
+    asked = results.experiment.get("reference_size", counts)
+    return "?" if counts != counts else f"{min(counts, asked):g}"
 
 
 def _caption(results: Records, floor: float, any_few: bool, why: str) -> str:

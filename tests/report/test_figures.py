@@ -317,3 +317,13 @@ def test_the_telling_learning_rate_without_such_networks():
         "lr: the largest at which every norm still trains in most seeds with fewer than 85 % of "
         "the units dead at head.",
     )
+
+
+@pytest.mark.parametrize(("asked", "told"), [(16, "16"), (500, "128")])
+def test_the_reference_batch_is_told_in_examples(asked: int, told: str):
+    # The made-up record counts 128 values of a unit: 8 positions of 16, or all examples there are.
+    records = one_setting(plausible())
+    records.experiment["reference_size"] = asked
+    assert f"Fixed reference batch of {told} training examples" in words(
+        draw_shift_map(records, 0.01)
+    )
