@@ -235,3 +235,29 @@ def test_record_equals_a_plain_loop_with_the_same_settings(swept):
 def test_bad_settings_are_told_at_birth(changes, message):
     with pytest.raises(ici.InputError, match=message):
         experiment(**changes)
+
+
+@pytest.mark.slow
+def test_local_statistics_are_those_of_each_devices_part(tmp_path):
+    def losses(name, **changes):
+        e = experiment(lr=1e-2, seed=0, steps=20, reference_every=20, **changes)
+        return ici.run(e, tmp_path / name).train.loss.squeeze()
+
+    local = losses("local", norm="batch:local=true", devices=2, data_parallel=2)
+    ghost = losses("ghost", norm="batch:ghost=8", devices=1)
+    whole = losses("whole", norm="batch", devices=2, data_parallel=2)
+    # The same numbers in programs that add in other orders.
+    np.testing.assert_allclose(local, ghost, rtol=1e-3)
+    assert float(abs(whole - ghost).max()) > 1e-2
+
+
+def test_a_norm_over_the_batch_needs_one(tmp_path):
+    for changes, message in (
+        ({"norm": "batch", "batch_size": 1}, "statistics over 1 example: wanted at least 2"),
+        ({"norm": "batch", "batch_size": 4, "accumulation_steps": 4}, "over 1 example"),
+        ({"norm": "batch:local=true", "batch_size": 2, "data_parallel": 2}, "on each device"),
+        ({"norm": "batch:ghost=5"}, "a batch of 16: wanted ghost batches that divide it"),
+    ):
+        with pytest.raises(ici.InputError, match=message):
+            ici.run(experiment(**changes), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
