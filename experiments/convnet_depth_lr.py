@@ -5,24 +5,25 @@ Command
   ici run experiments/convnet_depth_lr.py --scale full    (an accelerator: CIFAR-10, to 98 layers)
 
 Setting
-  4,000 MNIST digits, plain convnets without residual connections, the norm between convolution and
-  ReLU, momentum 0.9; 200 steps of 64; depths 6, 18 and 36; 4 learning rates; seeds 0-1.
+  1,437 digits of 8 x 8 pixels, plain convnets without residual connections, the norm between
+  convolution and ReLU, momentum 0.9; 200 steps of 64; depths 6, 18 and 36; 5 learning rates; seeds
+  0-1.
 """
 
 import dataclasses
 
 import ici
-from ici.data import Cifar10
+from ici.data import Cifar10, Digits
 from ici.models import ConvNetConfig
 
 experiment = ici.Experiment(
     name="convnet_depth_lr",
-    data="mnist5k",
-    model=ConvNetConfig(width=8, stages=3),
+    data=Digits(layout="images"),
+    model=ConvNetConfig(width=16, stages=2),
     norm=("none", "batch", "layer"),
     depth=(6, 18, 36),
     optimizer="momentum",
-    lr=(3e-3, 1e-2, 3e-2, 1e-1),
+    lr=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     seed=(0, 1),
     steps=200,
     batch_size=64,
