@@ -10,19 +10,21 @@ Setting
   large learning rates spike; no norm, LayerNorm, RMSNorm, and LayerNorm with QK-norm. Attention
   and output logits are recorded at every tenth step.
 
-Seen on 2 cores of an Intel Xeon shared with other work (758 s; jax 0.10.2, flax 0.12.8). One seed,
-so a hint of what to look for at full scale, not a result.
+Seen on 2 cores of an Intel Xeon shared with other work (758 s; jax 0.10.2, flax 0.12.8). One
+seed, so a hint of what to look for at full scale, not a result.
 
-  - No norm trains at 1e-3 and 3e-3 (final training loss 2.42 and 2.41 nats a byte) and diverges at
-    1e-2 (step 39) and 3e-2 (step 8). With any norm all four rates train, to 2.1-2.7.
+  - No norm trains at 1e-3 and 3e-3 (final training loss 2.42 and 2.41 nats a byte) and diverges
+    at 1e-2 (step 39) and 3e-2 (step 8). With any norm all four rates train, to 2.1-2.7.
   - Single steps of 6 to 11 nats, from about 3: RMSNorm at 1e-3 (step 39), 3e-3 (37, 99) and 1e-2
-    (25), LayerNorm with QK-norm at 1e-2 (26); LayerNorm alone none. All recover at once. They come
-    before step 128, from which on the table's rule judges: the loss curves show them, not the table.
-  - LayerNorm with QK-norm at 1e-3 learns fastest by far: 2.37 on validation data at step 100, where
-    the others are at 2.97 or more, and 2.09 at the end. At higher rates it is no better than them.
-  - The residual stream moves: at 3e-3 inputs of the norms shift by 70 to 110 standard deviations of
-    step 0 (at 3e-2 by 10,000), since σ at step 0 is small; what leaves the norms by 0.5 to 1. Without
-    a norm most inputs shift by 1 to 2, those of the last block by 8 to 60.
+    (25), LayerNorm with QK-norm at 1e-2 (26); LayerNorm alone none. All recover at once. They
+    come before step 128, from which on the table's rule judges: the loss curves show them, not
+    the table.
+  - LayerNorm with QK-norm at 1e-3 learns fastest by far: 2.37 on validation data at step 100,
+    where the others are at 2.97 or more, and 2.09 at the end. At higher rates it is no better
+    than them.
+  - The residual stream moves: at 3e-3 inputs of the norms shift by 70 to 110 standard deviations
+    of step 0 (at 3e-2 by 10,000), since σ at step 0 is small; what leaves the norms by 0.5 to 1.
+    Without a norm most inputs shift by 1 to 2, those of the last block by 8 to 60.
 """
 
 import dataclasses

@@ -9,18 +9,20 @@ Setting
   momentum 0.9; 200 steps of 64; 4 learning rates; seeds 0-1.
 
 Seen on 2 cores of an Intel Xeon shared with other work (580 s; jax 0.10.2, flax 0.12.8). At each
-norm's best rate, mean of 2 seeds [min-max]: final training loss; shift of the classifier's inputs.
+norm's best rate, mean of 2 seeds [min-max]: final training loss; shift of the classifier's
+inputs.
 
-  - Over the batch: batch 0.18 [0.17-0.18] at 0.1, 5.8 σ; l_1 0.18 at 0.1, 5.2 σ; ghost batches of 16
-    0.21 at 0.3, 4.4 σ; noisy 0.25 [0.23-0.27] at 0.3, 2.5 σ; l_inf 0.59 [0.52-0.66] at 0.3, 26 σ.
-  - Per example: instance 0.27 [0.26-0.28] at 0.3, 15 σ, and the only one whose seeds both reach 90 %
-    validation accuracy (in 150 and 200 steps); group 0.77 at 0.1, 25 σ; rms 0.98 at 0.1, 28 σ; layer
-    1.33 at 0.03, 17 σ.
-  - none 0.98 at 0.01, 184 σ, and fails from 0.1 on; weight 1.06 at 0.03, 161 σ; dyt does not learn
-    at any rate here: its units die.
-  - BatchNorm with noise shifts *less* than BatchNorm by this measure, in units of σ at step 0, where
-    the noise is part of σ. What Santurkar et al. 2018 add is variation from step to step, which the
-    fixed reference batch sees only as that σ.
+  - Over the batch: batch 0.18 [0.17-0.18] at 0.1, 5.8 σ; l_1 0.18 at 0.1, 5.2 σ; ghost batches of
+    16 0.21 at 0.3, 4.4 σ; noisy 0.25 [0.23-0.27] at 0.3, 2.5 σ; l_inf 0.59 [0.52-0.66] at 0.3, 26
+    σ.
+  - Per example: instance 0.27 [0.26-0.28] at 0.3, 15 σ, and the only one whose seeds both reach
+    90 % validation accuracy (in 150 and 200 steps); group 0.77 at 0.1, 25 σ; rms 0.98 at 0.1, 28
+    σ; layer 1.33 at 0.03, 17 σ.
+  - none 0.98 at 0.01, 184 σ, and fails from 0.1 on; weight 1.06 at 0.03, 161 σ; dyt does not
+    learn at any rate here: its units die.
+  - BatchNorm with noise shifts *less* than BatchNorm by this measure, in units of σ at step 0,
+    where the noise is part of σ. What Santurkar et al. 2018 add is variation from step to step,
+    which the fixed reference batch sees only as that σ.
   - Networks over the batch fit well and score 78-87 %: running averages lag behind in 200 steps.
 """
 
