@@ -18,10 +18,10 @@ the classifier's inputs there, step 200 against step 0, in σ of step 0.
   - Depth 18: no norm 89 % [83-95] at 0.01 (500 σ) and nothing at half of the rates; BatchNorm 97
     % at 0.03 (1.5 σ); LayerNorm 93 % at 0.01 (10 σ), and nothing at 0.1.
   - Depth 36: no norm stays near chance (10 %) but for one seed at 0.01 (49 %), and diverges at
-    0.1; BatchNorm 82 % [80-84] at 0.01 (0.9 σ), LayerNorm 78 % [68-88] at 0.003 (17 σ); nobody
+    0.1; BatchNorm 82 % [80-84] at 0.01 (0.9 σ), LayerNorm 78 % [75-81] at 0.003 (17 σ); nobody
     reaches 90 % in 200 steps.
   - The largest rate at which no seed stays at chance: no norm 0.03, 0.01, none; LayerNorm 0.1,
-    0.01, 0.01; BatchNorm 0.1 at every depth. BatchNorm's best rate falls from 0.1 to 0.01 with
+    0.03, 0.01; BatchNorm 0.1 at every depth. BatchNorm's best rate falls from 0.1 to 0.01 with
     depth all the same.
   - Without a norm the shift grows with depth at the rates that train (77, 499, 383 σ at 0.01);
     with BatchNorm it is 1 σ at 0.01 whatever the depth.
