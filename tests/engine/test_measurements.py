@@ -40,7 +40,8 @@ def test_training_is_the_same_to_the_bit(measured, tmp_path):
 
 @pytest.mark.slow
 def test_labels(measured):
-    assert measured.measured == names()[:4]
+    assert measured.measured == ("gradient_shift", "attribution", "landscape", "sharpness")
+    assert set(names()) >= {*measured.measured, "wasserstein1"}
     shift = measured.measurement("gradient_shift")
     assert shift.block.values.tolist() == ["blocks/0/linear", "blocks/1/linear", "head"]
     assert shift.step.values.tolist() == list(range(0, 40, 5))
@@ -152,3 +153,22 @@ def test_asking_for_what_was_not_measured(measured):
         ici.InputError, match="no measurement 'weight'.*gradient_shift, attribution"
     ):
         measured.measurement("weight")
+
+
+@pytest.mark.slow
+def test_transport_and_attribution_beside_statistics_of_the_output(tmp_path):
+    """The output is a site of the probe, but no layer's input: nothing is attributed to it."""
+    probe = ici.Probe(stats=("moments", "output_logits"), every=5)
+    e = small(probe=probe, measure=("attribution@20", "wasserstein1@20"), lr=1e-2, seed=0)
+    results = ici.run(e, tmp_path / "out")
+    attribution = results.measurement("attribution").attribution.squeeze()
+    assert attribution.site.values[-1] == "output"
+    assert np.isnan(attribution.sel(site="output")).all()
+    assert np.isfinite(attribution.sel(site="head")).all()
+    transport = results.measurement("wasserstein1")
+    since_start = transport.wasserstein1_initial.squeeze().sel(site="head")
+    assert float(since_start.sel(step=0)) == 0.0 and float(since_start.sel(step=20)) > 0
+    assert (transport.wasserstein1.squeeze().isel(site=0) == 0).all()  # the data never move
+    for name in ("wasserstein1", "wasserstein1_initial"):
+        low, high = transport[f"{name}_p50"], transport[f"{name}_p95"]
+        assert bool((low <= high).where(low.notnull(), True).all())
