@@ -10,9 +10,8 @@ Setting
   large learning rates spike; no norm, LayerNorm, RMSNorm, and LayerNorm with QK-norm. Attention
   and output logits are recorded at every tenth step.
 
-Seen with --steps 250 on 2 cores of an Intel Xeon shared with other work (758 s; the 150 steps of
-the default take 8 minutes; jax 0.10.2, flax 0.12.8). One
-seed, so a hint of what to look for at full scale, not a result.
+Seen with --steps 250 on 2 cores of an Intel Xeon shared with other work (758 s; jax 0.10.2, flax
+0.12.8). One seed, so a hint of what to look for at full scale, not a result.
 
   - No norm trains at 1e-3 and 3e-3 (final training loss 2.42 and 2.41 nats a byte) and diverges
     at 1e-2 (step 39) and 3e-2 (step 8). With any norm all four rates train, to 2.1-2.7.
