@@ -109,9 +109,12 @@ def settings(results: Records) -> list[dict[str, Any]]:
 
 
 def short(value: Any) -> str:
-    """A swept value in few characters: ``0.003``, ``3e-4``, ``batch``."""
+    """A swept value in few characters: ``0.003``, ``3e-4``, ``0.9995``, ``batch``."""
     if not isinstance(value, float):
         return str(value)
+    if 0.9 < value < 1:
+        # Decay rates differ in their distance to 1.
+        return f"{value:.6g}"
     if 0 < abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

@@ -87,10 +87,10 @@ def telling_lr(results: Records) -> tuple[float, str]:
     """The learning rate at which to compare layers between norms, and the rule in words.
 
     The largest at which the network without norm still trains in most seeds (did not diverge,
-    ended below its first loss) and keeps enough units of the deepest site alive there for the
-    percentiles of `draw_layer_inputs` to show them. Where it never does both, the largest at
-    which it trains in most seeds; where it never trains, the smallest. Without such networks,
-    every norm has to.
+    ended below its first loss, has a live unit at the deepest site) and keeps enough units of that
+    site alive for the percentiles of `draw_layer_inputs` to show them. Where it never does both,
+    the largest at which it trains in most seeds; where it never trains, the smallest. Without such
+    networks, every norm has to.
     """
     trains = ~diverged(results) & ~no_progress(results)
     alive, dead = trains, ""

@@ -24,9 +24,11 @@ from ici.report.style import (
     BLUE,
     DASHES,
     VERMILLION,
+    broken_path,
     describe_seeds,
     lone_marker,
     new_figure,
+    panel_rows,
     step_axis,
 )
 
@@ -34,10 +36,13 @@ PERCENTILES = (15, 50, 85)
 
 _N_SITES = 4
 _LINEAR_UP_TO = 10.0
+_NAME_CHARACTERS = 20  # of a site, beside a panel
 
 
 def draw_layer_inputs(results: Records, lr: float, why: str = "", title: str = "") -> Figure:
     """Percentiles over units of each unit's mean and standard deviation, a column per norm.
+
+    Many norms continue below the first ones, on the same scales.
 
     The moments are those that the training step measured on its own batch. Percentiles 15, 50 and
     85 as in figure 1 of Ioffe & Szegedy (2015), who take them over the values of one unit; here
@@ -57,43 +62,62 @@ def draw_layer_inputs(results: Records, lr: float, why: str = "", title: str = "
     results = select(results, lr=lr)
     sites = few_sites(shared_sites(results))
     norms = results.runs["norm"].values.tolist()
+    n_bands, n_columns = panel_rows(len(norms))
     figure = new_figure(
-        2.0 + 2.2 * len(norms),
-        0.9 + 1.35 * len(sites),
+        2.0 + 2.2 * n_columns,
+        0.9 + 1.35 * len(sites) * n_bands,
         f"Layer inputs over training, lr {short(lr)}{title}",
         _caption(results, why),
     )
-    grid = figure.subplots(len(sites), len(norms), sharex=True, sharey="row", squeeze=False)
+    grid = _grid(figure, sites, len(norms))
     bands = {norm: _bands(results, norm, sites) for norm in norms}
-    largest = max((_largest(b["mean"], b["std"]) for b in bands.values()), default=0.0)
-    for column, norm in enumerate(norms):
-        band = bands[norm]
-        for row, site in enumerate(sites):
-            axes = grid[row, column]
+    largest = np.max([_largest(b["mean"], b["std"]) for b in bands.values()], axis=0)
+    for (norm, band), column in zip(bands.items(), grid, strict=True):
+        for row, axes in enumerate(column):
             _draw_means(axes, band["steps"], band["mean"][:, :, row])
             _draw_stds(axes, band["steps"], band["std"][:, :, row])
             axes.axhline(0, color="0.6", linewidth=0.5, zorder=0)
-            if largest > _LINEAR_UP_TO:
-                axes.set_yscale("symlog", linthresh=1.0)
-                axes.yaxis.set_major_locator(FixedLocator(_symlog_ticks(largest)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_locator(NullLocator())
             if band["ended"] is not None:
                 axes.axvline(band["ended"], color="0.3", linewidth=0.8, linestyle=":")
                 axes.plot(
                     band["ended"], 0.93, "x", color="black", transform=axes.get_xaxis_transform()
                 )
-            if column == 0:
-                axes.set_ylabel(site)
-        grid[0, column].set_title(f"{norm} ({band['seeds']})")
-        step_axis(grid[-1, column], results.experiment["steps"])
+            step_axis(axes, results.experiment["steps"])
+        column[0].set_title(f"{norm} ({band['seeds']})")
+    for axes, reaches in zip(grid[0], largest, strict=True):
+        # Within ±1 the one scale is the other.
+        if largest.max() > _LINEAR_UP_TO and reaches > 1:
+            axes.set_yscale("symlog", linthresh=1.0)
+            axes.yaxis.set_major_locator(FixedLocator(_symlog_ticks(reaches)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
     scale = "mean and std of a unit of the layer's input"
-    if largest > _LINEAR_UP_TO:
+    if largest.max() > _LINEAR_UP_TO:
         scale += " (linear within ±1, log beyond)"
     figure.supylabel(scale, fontsize=8)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     return figure
+
+
+def _grid(figure: Figure, sites: list[str], n_norms: int) -> list[list[Axes]]:
+    """Panels ``[norm][site]``; those of a site share their scale."""
+    n_bands, n_columns = panel_rows(n_norms)
+    n_sites = len(sites)
+    drawn = figure.subplots(n_bands * n_sites, n_columns, sharex=True, squeeze=False)
+    for unused in drawn[-n_sites:, n_norms - (n_bands - 1) * n_columns :].ravel():
+        unused.remove()
+    grid = []
+    for norm in range(n_norms):
+        band, column = divmod(norm, n_columns)
+        grid.append(drawn[band * n_sites : (band + 1) * n_sites, column].tolist())
+        for site, axes in zip(sites, grid[norm], strict=True):
+            if norm:
+                axes.sharey(grid[0][sites.index(site)])
+            axes.tick_params(labelleft=column == 0, labelbottom=axes is grid[norm][-1])
+            if column == 0:
+                axes.set_ylabel(broken_path(site, _NAME_CHARACTERS))
+    return grid
 
 
 def few_sites(sites: list[str], n: int = _N_SITES) -> list[str]:
@@ -143,10 +167,10 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     return np.where(known, found, np.nan)
 
 
-def _largest(*bands: np.ndarray) -> float:
-    return max(
-        (float(np.abs(band[np.isfinite(band)]).max(initial=0.0)) for band in bands), default=0.0
-    )
+def _largest(*bands: np.ndarray) -> np.ndarray:
+    """Largest finite size ``[site]`` in ``[percentile, step, site]``."""
+    sizes = np.abs(np.stack(bands))
+    return np.where(np.isfinite(sizes), sizes, 0.0).max(axis=(0, 1, 2))
 
 
 def _draw_means(axes: Axes, steps: np.ndarray, band: np.ndarray) -> None:

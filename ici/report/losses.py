@@ -23,9 +23,12 @@ from ici.analysis.records import (
 from ici.analysis.summary import final_loss, final_window_steps, over_seeds
 from ici.report.style import (
     LineStyle,
+    is_leftmost,
     new_figure,
     norm_styles,
     ordered_styles,
+    panel_rows,
+    panels,
     step_axis,
 )
 
@@ -35,6 +38,7 @@ TOP_RATIO = 30.0
 
 _N_MARKERS = 4
 _ROW_INCHES = 0.14
+_CROSS_INCHES = 0.2
 
 
 def draw_loss_curves(results: Records, title: str = "") -> Figure:
@@ -57,14 +61,15 @@ def draw_loss_curves(results: Records, title: str = "") -> Figure:
     )
     n_rows = int(diverged(results).any("seed").sum("lr").max())
     rows = _Rows(low, top, n_rows * _ROW_INCHES / (2.4 + n_rows * _ROW_INCHES), n_rows)
-    clipped = f"{rows.end:.2g}" if bool((peaks > rows.end).any()) else None
+    clipped = f"{float(f'{rows.end:.2g}'):g}" if bool((peaks > rows.end).any()) else None
+    panel_lines, n_columns = panel_rows(len(norms))
     figure = new_figure(
-        1.4 + 2.4 * len(norms),
-        3.2 + _ROW_INCHES * n_rows,
+        1.4 + 2.4 * n_columns,
+        (3.2 + _ROW_INCHES * n_rows) * panel_lines,
         f"Training loss{title}",
         _curves_caption(results, width, clipped),
     )
-    grid = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
+    grid = panels(figure, len(norms))
     styles = ordered_styles(len(lrs))
     for axes, norm in zip(grid, norms, strict=True):
         row = 0
@@ -75,11 +80,12 @@ def draw_loss_curves(results: Records, title: str = "") -> Figure:
             row += _mark_divergences(axes, results, loss, run, style, rows, row)
         axes.set_title(norm)
         step_axis(axes, results.experiment["steps"])
+        if is_leftmost(axes):
+            axes.set_ylabel("training loss (nats)")
     _log_axis(grid[0], low, rows.end)
     grid[0].yaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g}" if value <= top else "")
     )
-    grid[0].set_ylabel("training loss (nats)")
     handles = [
         Line2D([], [], color=s.colour, linestyle=s.dashes, label=short(lr), **_marker(s))
         for lr, s in zip(lrs, styles, strict=True)
@@ -216,7 +222,7 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
 def draw_final_loss(results: Records, title: str = "") -> Figure:
     """Final training loss over learning rate for every norm, with the range over seeds.
 
-    Diverged seeds have no final loss: they are crosses along the top, a row per norm.
+    Diverged seeds have no final loss: they are crosses along the top, a row per norm that has any.
 
     Raises:
       InputError: the record holds several depths or other settings.
@@ -225,12 +231,21 @@ def draw_final_loss(results: Records, title: str = "") -> Figure:
     ended = diverged(results).sortby("lr")
     losses = over_seeds(final_loss(results).sortby("lr"))
     norms, lrs = losses["norm"].values.tolist(), losses["lr"].values.astype(float)
-    figure = new_figure(5.2, 3.4, f"Final training loss{title}", _final_caption(results))
+    wild = [norm for norm in norms if bool(ended.sel(norm=norm).any())]
+    rows_inches = _CROSS_INCHES * (len(wild) + 0.5)
+    rows_share = rows_inches / (2.4 + rows_inches) if wild else 0.02
+    figure = new_figure(
+        5.2,
+        3.1 + _CROSS_INCHES * max(1, len(wild)),
+        f"Final training loss{title}",
+        _final_caption(results),
+    )
     axes = figure.subplots()
     n_seeds = ended.sizes["seed"]
+    apart = _ratio_apart(lrs, len(norms))
     for i, (norm, style) in enumerate(norm_styles(norms).items()):
         # Norms side by side, so that their intervals do not hide one another.
-        at = lrs * 1.06 ** (i - (len(norms) - 1) / 2)
+        at = lrs * apart ** (i - (len(norms) - 1) / 2)
         values = losses.sel(norm=norm)
         median, low, high = (
             values.sel(over_seeds=name).values for name in ("median", "min", "max")
@@ -249,24 +264,29 @@ def draw_final_loss(results: Records, title: str = "") -> Figure:
         )
         for lr, n_diverged in zip(at, ended.sel(norm=norm).sum("seed").values, strict=True):
             if n_diverged:
-                _mark_diverged_seeds(axes, lr, i, int(n_diverged), n_seeds, style)
+                height = 1 - rows_share * (wild.index(norm) + 0.5) / (len(wild) + 0.5)
+                _mark_diverged_seeds(axes, lr, height, int(n_diverged), n_seeds, style)
     axes.set_xscale("log")
     axes.set_xticks(lrs, [short(float(lr)) for lr in lrs])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("learning rate")
     axes.set_ylabel("final training loss (nats)")
     low, high = _limits(losses.values, np.inf)
-    rows = 0.075 * (len(norms) + 0.5) if bool(ended.any()) else 0.02
-    _log_axis(axes, low, low * (high / low) ** (1 / (1 - rows)))
+    _log_axis(axes, low, low * (high / low) ** (1 / (1 - rows_share)))
     axes.set_xlim(lrs.min() / 1.5, lrs.max() * 1.5)
     figure.legend(loc="outside right center", frameon=False, title="norm", handlelength=3.2)
     return figure
 
 
+def _ratio_apart(lrs: np.ndarray, n_norms: int) -> float:
+    """Ratio of the places of neighbouring norms: all stay nearer to their rate than to another."""
+    gap = np.diff(np.log(lrs)).min() if len(lrs) > 1 else np.inf
+    return float(np.exp(min(np.log(1.06), 0.5 * gap / max(1, n_norms - 1))))
+
+
 def _mark_diverged_seeds(
-    axes: Axes, lr: float, row: int, n: int, of: int, style: LineStyle
+    axes: Axes, lr: float, height: float, n: int, of: int, style: LineStyle
 ) -> None:
-    height = 0.97 - 0.075 * row
     transform = axes.get_xaxis_transform()
     axes.plot(lr, height, "x", color=style.colour, transform=transform, markeredgewidth=1.6)
     axes.annotate(

@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from ici.analysis.records import Records, check_one_setting, diverged, select, short
 from ici.analysis.shifts import reference_shift, shared_sites
 from ici.analysis.summary import over_seeds
-from ici.report.style import describe_seeds, new_figure, step_axis
+from ici.report.style import (
+    describe_seeds,
+    is_leftmost,
+    new_figure,
+    panel_rows,
+    panels,
+    step_axis,
+)
 
 DECADES = 6
 
@@ -37,20 +44,21 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
     sites = shared_sites(results)
     norms = results.runs["norm"].values.tolist()
     shifts = reference_shift(results, "initial", sites)
-    panels = {norm: _panel(results, shifts, norm) for norm in norms}
-    floor, top = _scale(np.concatenate([panel.values.ravel() for panel in panels.values()]))
-    any_few = any(panel.few.any() for panel in panels.values())
+    shown = {norm: _panel(results, shifts, norm) for norm in norms}
+    floor, top = _scale(np.concatenate([panel.values.ravel() for panel in shown.values()]))
+    any_few = any(panel.few.any() for panel in shown.values())
+    n_rows, n_columns = panel_rows(len(norms))
     figure = new_figure(
-        2.0 + 2.2 * len(norms),
-        max(2.4, 1.2 + min(0.17 * len(sites), 5.0)),
+        2.0 + 2.2 * n_columns,
+        n_rows * max(2.4, 1.2 + min(0.17 * len(sites), 5.0)),
         f"Shift of layer inputs from step 0, lr {short(lr)}{title}",
         _caption(results, floor, any_few, why),
     )
-    grid = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
+    grid = panels(figure, len(norms))
     steps = shifts["step"].values.astype(float)
     image = None
     for axes, norm in zip(grid, norms, strict=True):
-        values, dead, few, label = panels[norm]
+        values, dead, few, label = shown[norm]
         edges = _edges(steps), np.arange(len(sites) + 1) - 0.5
         image = axes.pcolormesh(
             *edges,
@@ -65,15 +73,16 @@ def draw_shift_map(results: Records, lr: float, why: str = "", title: str = "") 
         axes.set_title(f"{norm} ({label})")
         step_axis(axes, results.experiment["steps"])
         axes.set_xlim(edges[0][0], edges[0][-1])
-        axes.tick_params(left=axes is grid[0])
+        axes.tick_params(left=is_leftmost(axes))
+        if is_leftmost(axes):
+            axes.set_ylabel("layer input, in execution order")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
     every = math.ceil(len(sites) / _MAX_LABELS)
     grid[0].set_yticks(range(0, len(sites), every), sites[::every])
     grid[0].invert_yaxis()
-    grid[0].set_ylabel("layer input, in execution order")
     assert image is not None
-    bar = figure.colorbar(image, ax=list(grid), extend="min", pad=0.02, aspect=25)
+    bar = figure.colorbar(image, ax=grid, extend="min", pad=0.02, aspect=25)
     bar.set_label("mean shift, RMS over units\n(σ at step 0)")
     return figure
 
@@ -154,10 +163,10 @@ def _hatch(axes: Axes, edges: tuple[np.ndarray, np.ndarray], mask: np.ndarray, h
 
 def _examples(results: Records) -> str:
     """How many examples the reference batch really has: a small data set gives fewer."""
-    counts = results.reference["count"].max().item()
-    # Positions of sequences and pixels count too; a small data set has fewer examples than asked.
-    asked = results.experiment.get("reference_size", counts)
-    return "?" if counts != counts else f"{min(counts, asked):g}"
+    # Positions of sequences and pixels count too, except where a site has lost them.
+    count = results.reference["count"].min().item()
+    asked = results.experiment.get("reference_size", count)
+    return "?" if math.isnan(count) else f"{min(count, asked):g}"
 
 
 def _caption(results: Records, floor: float, any_few: bool, why: str) -> str:

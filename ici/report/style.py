@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 
 CYCLE = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)))
-MARKERS = "osD^vP*"
+# One more than colours, so that more norms than colours differ in marker, too.
+MARKERS = "osD^vP*X"
+MAX_COLUMNS = 6
 # Of ordered lines, neighbours differ most in outline.
 _ORDERED_MARKERS = "o^sXDvP<"
 
@@ -103,11 +106,48 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     return figure
 
 
+def panel_rows(n: int) -> tuple[int, int]:
+    """Rows and columns of `n` panels: as few rows as `MAX_COLUMNS` allow, about equally filled."""
+    rows = math.ceil(n / MAX_COLUMNS)
+    return rows, math.ceil(n / rows)
+
+
+def panels(figure: Figure, n: int) -> list[Axes]:
+    """`n` axes in `panel_rows` that share both scales; the outer ones have tick labels."""
+    rows, columns = panel_rows(n)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for unused in grid[n:]:
+        unused.remove()
+    for lowest in grid[max(0, n - columns) : n]:
+        lowest.tick_params(labelbottom=True)
+    return grid[:n]
+
+
+def is_leftmost(axes: Axes) -> bool:
+    """Whether a panel begins a row."""
+    place = axes.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
+def broken_path(path: str, width: int) -> str:
+    """A path with line breaks behind slashes, so that lines have `width` characters if they can."""
+    lines = [""]
+    for part in path.replace("/", "/\n").split("\n"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def step_axis(axes: Axes, steps: int) -> None:
-    """Makes the x axis that of the whole run, also where the record ends early."""
+    """Makes the x axis that of the whole run, also where the record ends early.
+
+    It is named where it has tick labels.
+    """
     axes.set_xlim(-0.02 * steps, steps)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel("step")
+    if axes.xaxis.get_tick_params()["labelbottom"]:
+        axes.set_xlabel("step")
 
 
 def lone_marker(values: np.ndarray) -> str:

@@ -218,6 +218,9 @@ def test_short_labels():
     values = [0.003, 0.0003, 3.16e-4, 1e-5, 0.1, 1.0, 0.0, 10, "batch"]
     expected = ["0.003", "3e-4", "3.16e-4", "1e-5", "0.1", "1", "0", "10", "batch"]
     assert [short(v) for v in values] == expected
+    # Decay rates close to 1, each with its own label.
+    rates = [0.9, 0.95, 0.999, 0.9995, 0.9999, 1.0]
+    assert [short(v) for v in rates] == ["0.9", "0.95", "0.999", "0.9995", "0.9999", "1"]
 
 
 def test_what_predicts_no_classes_is_judged_by_its_loss():

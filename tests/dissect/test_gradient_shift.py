@@ -90,13 +90,23 @@ def test_stacked_hybrids_agree_with_one_pass_per_block(name):
     assert (stacked.l2[1:] > 1e-3).all()
 
 
-def test_the_definition_on_a_deep_linear_network():
+# Float32: the bound that the metric states; float64: rounding of the same sums.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-10)])
+def test_the_definition_on_a_deep_linear_network(dtype, tolerance):
+    with jax.enable_x64(dtype is np.float64):
+        deep_linear_has_its_closed_form(dtype, tolerance)
+
+
+def deep_linear_has_its_closed_form(dtype, tolerance):
     """G and G' as products of matrices, in float64."""
     k = 5
     model = ici.from_linen(DeepLinear(k))
-    x = np.asarray(zoo.data())
-    y = np.random.default_rng(3).standard_normal(x.shape).astype("f")
-    before, after = two_steps(model)
+    x = np.asarray(zoo.data(), dtype)
+    y = np.random.default_rng(3).standard_normal(x.shape).astype(dtype)
+    before, after = (
+        variables._replace(params=jax.tree.map(lambda a: a.astype(dtype), variables.params))
+        for variables in two_steps(model)
+    )
 
     def loss(out, target):
         return 0.5 * jnp.mean(jnp.sum(jnp.square(out - target), axis=-1))
@@ -118,16 +128,17 @@ def test_the_definition_on_a_deep_linear_network():
     moved = [gradient([*new[:i], *old[i:]], i) for i in range(k)]
     seen = ici.gradient_shift(model, loss, before, after, (jnp.asarray(x), jnp.asarray(y)))
     assert seen.blocks == tuple(f"layer_{i}" for i in range(k))
+    assert seen.l2.dtype == dtype
     distance = [np.linalg.norm(a - b) for a, b in zip(plain, moved, strict=True)]
-    np.testing.assert_allclose(seen.l2, distance, rtol=1e-4)  # the bound that the metric states
+    np.testing.assert_allclose(seen.l2, distance, rtol=tolerance)
     norms = [np.linalg.norm(a) for a in plain]
-    np.testing.assert_allclose(seen.norm, norms, rtol=1e-4)
-    np.testing.assert_allclose(seen.relative, np.divide(distance, norms), rtol=1e-4)
+    np.testing.assert_allclose(seen.norm, norms, rtol=tolerance)
+    np.testing.assert_allclose(seen.relative, np.divide(distance, norms), rtol=tolerance)
     cosines = [
         np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
         for a, b in zip(plain, moved, strict=True)
     ]
-    np.testing.assert_allclose(seen.cosine, cosines, rtol=1e-4)
+    np.testing.assert_allclose(seen.cosine, cosines, rtol=tolerance)
 
 
 @pytest.mark.slow

@@ -16,11 +16,21 @@ from ici.dissect.measurements import Measurement, names, register_measurement
 from ici.engine.group import chunk_steps, input_spec, reference_inputs
 from ici.engine.step import cross_entropy, gradients
 
-EVERYTHING = ("gradient_shift@5", "attribution@10", "landscape@20", "sharpness@20")
+EVERYTHING = (
+    "gradient_shift@5",
+    "attribution@10",
+    "wasserstein1@20",
+    "landscape@20",
+    "sharpness@20",
+)
 
 
 def small(**changes):
     return experiment(**({"norm": ("batch",), "steps": 40, "reference_every": 20} | changes))
+
+
+def percentile_95(values):
+    return np.percentile(values, 95)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +50,22 @@ def test_training_is_the_same_to_the_bit(measured, tmp_path):
 
 @pytest.mark.slow
 def test_labels(measured):
-    assert measured.measured == ("gradient_shift", "attribution", "landscape", "sharpness")
-    assert set(names()) >= {*measured.measured, "wasserstein1"}
+    assert measured.measured == tuple(entry.partition("@")[0] for entry in EVERYTHING)
+    assert set(names()) >= set(measured.measured)
     shift = measured.measurement("gradient_shift")
     assert shift.block.values.tolist() == ["blocks/0/linear", "blocks/1/linear", "head"]
     assert shift.step.values.tolist() == list(range(0, 40, 5))
     matrix = measured.measurement("attribution").attribution
     assert matrix.dims[-2:] == ("block", "site")
     assert matrix.site.values.tolist() == measured.reference.site.values.tolist()
+    transport = measured.measurement("wasserstein1")
+    assert set(transport.data_vars) == {
+        f"wasserstein1{kind}{part}" for kind in ("", "_initial") for part in ("", "_p50", "_p95")
+    }
+    assert transport.step.values.tolist() == [0, 20]
+    assert transport.site.values.tolist() == measured.reference.site.values.tolist()
+    for values in transport.values():
+        assert values.dims == ("norm", "depth", "lr", "seed", "step", "site"), values.name
     along = measured.measurement("landscape").loss_along
     np.testing.assert_allclose(along.multiple.values[[0, -1]], [0.5, 4.0])
     assert measured.measurement("sharpness").sharpness.dims[-1] == "step"
@@ -85,6 +103,10 @@ def test_the_record_holds_what_the_functions_give(measured):
     matrix = ici.attribute_shift(model, variables, after, reference)
     np.testing.assert_allclose(record("attribution", "attribution"), matrix.alone, **close)
     np.testing.assert_allclose(record("attribution", "interaction"), matrix.interaction, **close)
+    moved = ici.wasserstein_shift(model, variables, after, reference)
+    for part, summary in (("", np.mean), ("_p50", np.median), ("_p95", percentile_95)):
+        expected = [summary(np.asarray(distance)) for distance in moved.values()]
+        np.testing.assert_allclose(record("wasserstein1", f"wasserstein1{part}"), expected, **close)
     along = ici.landscape(model, cross_entropy, variables, batch, 1e-2)
     np.testing.assert_allclose(record("landscape", "loss_along"), along.losses, **close)
     np.testing.assert_allclose(

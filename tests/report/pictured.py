@@ -11,7 +11,7 @@ RUN = {"norm": "none", "lr": 0.1}
 
 def words(figure: Figure) -> str:
     """Everything that is written in a figure."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     texts = [*figure.texts, *(figure.findobj(match=lambda a: hasattr(a, "get_text")))]
     return " ".join(" ".join(t.get_text() for t in texts).split())
 

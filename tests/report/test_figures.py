@@ -37,7 +37,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Figure]]:
     figures = []
 
     def render(figure: Figure, folder: Path, name: str) -> list[Path]:
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         figures.append((name, figure))
         return [folder / name]
 
