@@ -8,8 +8,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from ici.analysis.records import Records, Target, still_going, target_of, validation
+from ici.analysis.records import (
+    Records,
+    Target,
+    score_variable,
+    still_going,
+    target_of,
+    validation,
+)
 from ici.errors import InputError
+from ici.store.results import Results
 
 
 def steps_to_target(
@@ -62,3 +70,62 @@ def run_steps_to_target(results: Records, target: Target | None = None) -> xr.Da
     )
     labelled = score.isel(step=0, drop=True).astype(np.float64).copy(data=met_at)
     return labelled.where(np.isfinite(met_at) | ~still_going(results)).rename("steps_to_target")
+
+
+def target_from_best(scores: xr.DataArray, variable: str) -> Target | None:
+    """The target that the best setting sets: the median over its seeds of their best evaluation.
+
+    ``scores`` are the best evaluations of every run ``(run…)``, NaN for diverged ones. The best
+    setting is the one whose median over seeds is best; a setting of which a seed diverged sets no
+    target. None where no setting is left.
+
+    Source: Dahl et al. (AlgoPerf), "Benchmarking neural network training algorithms", 2023, §4.2:
+    targets from the median of repeated runs of the best setting that was found.
+    """
+    higher = Target(variable, 0.0).higher_is_better
+    median = scores.median("seed", skipna=False)
+    if not bool(median.notnull().any()):
+        return None
+    return Target(variable, float(median.max() if higher else median.min()))
+
+
+def chosen_target(
+    results: Records, scores: xr.DataArray | None = None
+) -> tuple[Target | None, str]:
+    """The target to judge speed by, and where it comes from, in words.
+
+    The experiment's own; without one, `target_from_best` of `scores`, the best evaluations
+    ``(run…)``.
+    """
+    own = target_of(results)
+    if own is not None:
+        return own, "set by the experiment"
+    if scores is None:
+        return None, "none"
+    found = target_from_best(scores, score_variable(results))
+    if found is None:
+        return None, "none: every setting has a seed that diverged"
+    return found, "set by the record: median over seeds of the best setting's best evaluation"
+
+
+def examples_to_target(steps: xr.DataArray, results: Records) -> xr.DataArray:
+    """Training examples seen up to the target ``(run…)``: steps times the batch size."""
+    return steps * int(results.experiment["batch_size"])
+
+
+def seconds_to_target(steps: xr.DataArray, results: Records) -> xr.DataArray:
+    """Seconds of training up to the target ``(run…)``; NaN where the record holds no times.
+
+    Steps times what a step of one run of that norm and depth took: the run's share of the fleet's
+    time, with its measurements and without compilation, on the hardware of the record. Seconds of
+    different records compare only on equal and equally idle hardware.
+    """
+    times = xr.full_like(steps, np.nan)
+    if isinstance(results, Results):
+        for entry in results.manifest.groups.values():
+            # Records written before there were times have none.
+            seconds = entry.run_step_s
+            known = entry.norm in steps["norm"].values and entry.depth in steps["depth"].values
+            if seconds is not None and known:
+                times.loc[{"norm": entry.norm, "depth": entry.depth}] = seconds
+    return steps * times

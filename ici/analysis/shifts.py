@@ -45,8 +45,19 @@ def reference_shift(
     Raises:
       InputError: an unknown site, a step without a measurement, or no moments recorded.
     """
-    _check_moments(results, results.reference)
-    reference = results.reference[["mean", "std"]]
+    return site_shift(results, results.reference, against, sites)
+
+
+def site_shift(
+    results: Records, node: xr.Dataset, against: Against, sites: Sequence[str] | None = None
+) -> xr.Dataset:
+    """`reference_shift` of any node with moments.
+
+    On the probed training batches (``results.probe``) two snapshots see different examples, so
+    that a network that does not change has the shift of its sampling noise.
+    """
+    _check_moments(results, node)
+    reference = node[["mean", "std"]]
     if sites is not None:
         known = reference["site"].values.tolist()
         for site in sites:
@@ -79,8 +90,8 @@ def reference_shift(
 def _check_moments(results: Records, node: xr.Dataset) -> None:
     if not has_moments(node):
         raise InputError(
-            f"{results.path} holds no mean and std of layer inputs on the reference batch: "
-            'wanted a record whose probe has "moments" among its stats.'
+            f"{results.path} holds no mean and std of layer inputs: wanted a record whose probe "
+            'has "moments" among its stats.'
         )
 
 

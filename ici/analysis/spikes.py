@@ -161,8 +161,9 @@ def _finite_start(series: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _trailing(values: NDArray[np.float64], rule: SpikeRule) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std ``[..., T]`` of the window before each value; NaN where it is not judged."""
+def band(values: NDArray[np.float64], rule: SpikeRule) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std ``[..., T]`` of the window before each of ``values[..., T]``; NaN where a value
+    is not judged."""
     *lead, length = values.shape
     rows = values.reshape(-1, length)
     mean, std = np.full_like(rows, np.nan), np.full_like(rows, np.nan)
@@ -199,7 +200,7 @@ def spike_mask(series: ArrayLike, rule: SpikeRule) -> NDArray[np.bool_]:
     A value that is not finite is divergence and no spike; nothing is judged from it on.
     """
     values = _finite_start(series)
-    return _outside(values, *_trailing(values, rule), rule)
+    return _outside(values, *band(values, rule), rule)
 
 
 def spike_score(
@@ -229,7 +230,7 @@ def spike_score(
 def score(series: ArrayLike, rule: SpikeRule) -> SpikeScore:
     """`spike_score` under a given rule."""
     values = _finite_start(series)
-    mean, std = _trailing(values, rule)
+    mean, std = band(values, rule)
     n_spikes = _outside(values, mean, std, rule).sum(axis=-1)
     n_judged = np.isfinite(mean).sum(axis=-1)
     n_values = np.isfinite(values).sum(axis=-1)
@@ -265,7 +266,7 @@ def events(series: ArrayLike, rule: SpikeRule) -> list[SpikeEvent]:
     values = _finite_start(series)
     if values.ndim != 1:
         raise InputError(f"the series has shape {values.shape}: wanted one run, shape [steps].")
-    mean, std = _trailing(values, rule)
+    mean, std = band(values, rule)
     onsets = np.flatnonzero(_outside(values, mean, std, rule))
     length = int(np.isfinite(values).sum())
     found: list[SpikeEvent] = []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
 from ici.analysis.convergence import run_steps_to_target
+from ici.analysis.parts import common_sites, parts
 from ici.analysis.records import (
     Records,
+    Target,
     check_recorded,
     diverged,
     has_moments,
@@ -22,6 +26,7 @@ from ici.analysis.records import (
 )
 from ici.analysis.shifts import deepest_site, reference_shift
 from ici.analysis.spikes import PRESETS, SpikeRule, events, score
+from ici.store.results import merge_sites
 
 FINAL_SHARE = 0.05
 OVER_SEEDS = ("median", "min", "max")
@@ -62,8 +67,10 @@ def run_spikes(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.D
     """
     loss = training_loss(results)
     runs = loss.values.reshape(-1, loss.sizes["step"])
-    counts = np.array([len(events(series, rule)) for series in runs], dtype=np.float64)
-    counts[score(runs, rule).n_judged == 0] = np.nan
+    scores = score(runs, rule)
+    counts = np.where(scores.n_judged > 0, 0.0, np.nan)
+    for i in np.flatnonzero(scores.n_spikes):
+        counts[i] = len(events(runs[i], rule))
     shape = loss.shape[:-1]
     return loss.isel(step=0, drop=True).astype(np.float64).copy(data=counts.reshape(shape))
 
@@ -110,12 +117,116 @@ def over_seeds(values: xr.DataArray) -> xr.DataArray:
     )
 
 
-def _censored(results: Records, steps: xr.DataArray) -> xr.DataArray:
+def _censored(table: xr.Dataset) -> xr.DataArray:
     """Steps to target over seeds: a run still going counts as not yet, and where that decides the
     answer, there is none (NaN)."""
-    going = still_going(results) & steps.isnull()
+    steps = table["steps_to_target"]
+    going = table["going"] & steps.isnull()
     summary = over_seeds(steps.fillna(np.inf))
     return summary.where(np.isfinite(summary) | ~going.any("seed"))
+
+
+def run_table(
+    results: Records,
+    rule: SpikeRule = PRESETS["olmo_core"],
+    site: str | None = None,
+    target: Target | None = None,
+) -> xr.Dataset:
+    """What each run came to, ``(run…)``; the numbers behind every table and comparison.
+
+    - ``diverged_at``: step whose update was refused, NaN for none; ``going``: steps to come.
+    - ``final_loss`` (training; NaN where diverged), ``first_loss``, ``no_progress``.
+    - ``validation_accuracy`` or, unless classes are predicted, ``validation_loss``: the last
+      evaluation, and with ``best_`` in front the best one; NaN where diverged.
+    - ``spikes``: events, NaN where no value was judged.
+    - ``steps_to_target``: inf where missed, NaN where not met yet; absent without a target.
+    - ``shift``, ``dead_features``: of `site` at the last measurement against step 0; absent
+      without moments.
+
+    Args:
+      results: the record, or a part of one.
+      rule: what counts as a spike.
+      site: whose shift; the deepest that all runs share unless given.
+      target: the experiment's own unless given.
+
+    Raises:
+      InputError: nothing is recorded yet, or the groups share no site.
+    """
+    check_recorded(results)
+    ended = diverged(results)
+    variable = score_variable(results)
+    scores = validation(results, variable)
+    best = scores.max("step") if variable == "accuracy" else scores.min("step")
+    values = {
+        "diverged_at": results.runs["diverged_at"].transpose(*run_dims(results)).load(),
+        "going": still_going(results),
+        "final_loss": final_loss(results),
+        "first_loss": training_loss(results).isel(step=0, drop=True),
+        "no_progress": no_progress(results),
+        f"validation_{variable}": last_recorded(scores).where(~ended),
+        f"best_validation_{variable}": best.where(~ended),
+        "spikes": run_spikes(results, rule),
+    }
+    target = target or target_of(results)
+    if target is not None:
+        values["steps_to_target"] = run_steps_to_target(results, target)
+    if has_moments(results.reference):
+        site = deepest_site(results) if site is None else site
+        shifts = final_shift(results, site)
+        values |= {"shift": shifts["mean_shift"], "dead_features": shifts["dead_features"]}
+    table = xr.Dataset(
+        {name: each.drop_vars("site", errors="ignore") for name, each in values.items()}
+    )
+    table.attrs = {
+        "spike_rule": rule.describe(),
+        "final_window_steps": final_window_steps(results),
+        "site": site,
+        "n_features": None if site is None else count_features(results, site),
+        "target": None if target is None else str(target),
+        "n_seeds": int(results.runs.sizes["seed"]),
+    }
+    return table.transpose(*run_dims(results))
+
+
+def whole_table(
+    results: Records, rule: SpikeRule = PRESETS["olmo_core"], target: Target | None = None
+) -> xr.Dataset:
+    """`run_table` of a whole record, read in parts; the site is the deepest that all share."""
+    sites = common_sites(results)
+    tables = []
+    for part in parts(results):
+        site = None
+        if has_moments(part.reference):
+            # Raises where the groups have none in common.
+            site = sites[-1] if sites else deepest_site(results)
+        tables.append(run_table(part, rule, site, target))
+    return joined(tables, results)
+
+
+def joined(tables: Sequence[xr.Dataset], results: Records) -> xr.Dataset:
+    """Tables of parts of a record as one, in the experiment's order; NaN where a run is missing."""
+    attrs = dict(tables[0].attrs)
+    if attrs.get("n_features") is not None:
+        attrs["n_features"] = max(table.attrs["n_features"] for table in tables)
+    if len(tables) == 1:
+        return tables[0]
+    missing = {"going": True, "no_progress": False, "cause": ""}
+    for dim in ("site", "block"):
+        orders = [table[dim].values.tolist() for table in tables if dim in table.dims]
+        if orders:
+            labels = merge_sites(orders)
+            tables = [table.reindex({dim: labels}) for table in tables]
+    whole = xr.combine_by_coords(tables, join="outer", combine_attrs="drop")
+    assert isinstance(whole, xr.Dataset)
+    for dim in set(run_dims(results)) & set(whole.dims):
+        known = whole[dim].values.tolist()
+        order = results.experiment.get(dim) or known
+        whole = whole.reindex({dim: [value for value in order if value in known]})
+    for name, value in missing.items():
+        if name in whole:
+            whole[name] = whole[name].fillna(value).astype(tables[0][name].dtype)
+    whole.attrs = attrs
+    return whole
 
 
 def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Dataset:
@@ -142,39 +253,31 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
     Raises:
       InputError: nothing is recorded yet, or the groups share no site.
     """
-    check_recorded(results)
-    has_diverged = diverged(results)
-    score = score_variable(results)
-    last_score = last_recorded(validation(results, score)).where(~has_diverged)
-    target = target_of(results)
-    spikes = run_spikes(results, rule)
-    values = {"final_loss": final_loss(results), f"validation_{score}": last_score}
-    site = n_features = None
-    if has_moments(results.reference):
-        site = deepest_site(results)
-        shifts = final_shift(results, site)
-        values |= {"shift": shifts["mean_shift"], "dead_features": shifts["dead_features"]}
-        n_features = count_features(results, site)
+    table = whole_table(results, rule)
+    return summary_of(table)
+
+
+def summary_of(table: xr.Dataset) -> xr.Dataset:
+    """`summarise` from the runs of a `run_table`."""
+    validation_name = next(name for name in table if str(name).startswith("validation_"))
+    names = ["final_loss", validation_name]
+    names += [name for name in ("shift", "dead_features") if name in table]
     summary = xr.Dataset(
-        {name: over_seeds(per_run) for name, per_run in values.items()}
-        | {f"n_seeds_{name}": per_run.notnull().sum("seed") for name, per_run in values.items()}
+        {name: over_seeds(table[name]) for name in names}
+        | {f"n_seeds_{name}": table[name].notnull().sum("seed") for name in names}
         | {
-            "spikes": spikes.sum("seed", min_count=1),
-            "n_diverged": has_diverged.sum("seed"),
-            "n_no_progress": no_progress(results).sum("seed"),
-            "n_going": still_going(results).sum("seed"),
+            "spikes": table["spikes"].sum("seed", min_count=1),
+            "n_diverged": table["diverged_at"].notnull().sum("seed"),
+            "n_no_progress": table["no_progress"].sum("seed"),
+            "n_going": table["going"].sum("seed"),
         }
     )
-    if site is not None:
+    if "shift" in table:
         summary["n_dead"] = summary["n_seeds_dead_features"] - summary["n_seeds_shift"]
-    if target is not None:
-        summary["steps_to_target"] = _censored(results, run_steps_to_target(results))
-    summary.attrs = {
-        "n_seeds": int(results.runs.sizes["seed"]),
-        "target": None if target is None else str(target),
-        "spike_rule": rule.describe(),
-        "final_window_steps": final_window_steps(results),
-        "deepest_site": site,
-        "n_features": n_features,
-    }
-    return summary.transpose(*[d for d in run_dims(results) if d != "seed"], ...)
+    if "steps_to_target" in table:
+        summary["steps_to_target"] = _censored(table)
+    kept = ("n_seeds", "target", "spike_rule", "final_window_steps", "n_features")
+    summary.attrs = {name: table.attrs[name] for name in kept}
+    summary.attrs["deepest_site"] = table.attrs["site"]
+    dims = [dim for dim in table["diverged_at"].dims if dim != "seed"]
+    return summary.transpose(*dims, ...)

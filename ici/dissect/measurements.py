@@ -110,6 +110,12 @@ def _landscape(at: Snapshot) -> dict[str, Array]:
     return landscape_along_gradient(objective, params, step_sizes).labelled()
 
 
+def _loss_step(at: Snapshot) -> dict[str, Array]:
+    objective = objective_of(at.model, at.loss, at.before.state, at.batch)
+    before, after = objective(at.before.params), objective(at.after)
+    return {"loss_before": before, "loss_after": after, "relative_loss_step": after / before}
+
+
 def _sharpness(at: Snapshot) -> dict[str, Array]:
     objective = objective_of(at.model, at.loss, at.before.state, at.batch)
     params = in_float32(at.before.params)
@@ -164,6 +170,11 @@ _MEASUREMENTS: dict[str, Measurement] = {
                 "gradient_cosine": _ALONG,
                 "effective_smoothness": (),
             },
+        ),
+        Measurement(
+            "loss_step",
+            _loss_step,
+            {"loss_before": (), "loss_after": (), "relative_loss_step": ()},
         ),
         Measurement(
             "sharpness",

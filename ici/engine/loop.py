@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from ici.engine.group import (
 )
 from ici.engine.lane import NEVER
 from ici.engine.packing import Packing
+from ici.sinks.background import Background
+from ici.sinks.scalars import Rows
 from ici.store.results import padded
 from ici.store.writer import PER_FEATURE, GroupWriter
 
@@ -74,14 +76,18 @@ class GroupLoop:
         dataset: Dataset,
         mesh: Mesh,
         writer: GroupWriter,
+        observers: Sequence[Background] = (),
     ):
         self.experiment = experiment
         self.prepared = prepared
         self.dataset = dataset
         self.writer = writer
+        self.observers = observers
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
+        self.chunk_read_at: float | None = None
+        self.run_steps_s: list[float] = []
         self.feed = Feed(experiment, dataset)
         self.fleet = Fleet(
             prepared.program,
@@ -186,9 +192,12 @@ class GroupLoop:
             steps = np.arange(pending.step, pending.step + pending.n_steps)
             loss = records["loss"]
             self._write("train", steps, records)
+            self._time(pending.n_steps * len(lanes))
             self._write("probe", steps[:: self.experiment.probe.every], self._by_site(taps))
-        self.writer.write("runs", {"diverged_at": self.diverged_at[:, None]}, first=0)
+        runs = {"diverged_at": self.diverged_at[:, None].copy()}
+        self.writer.write("runs", runs, first=0)
         self.writer.commit()
+        self._observe("runs", np.array([pending.step + pending.n_steps]), runs)
         running = self._running()
         group = self.prepared.group
         on_progress(
@@ -205,6 +214,14 @@ class GroupLoop:
                 loader_wait_s=self.feed.waited_s,
             )
         )
+
+    def _time(self, n_run_steps: int) -> None:
+        """Takes the time since the chunk before; the first one has compilation in it."""
+        now = time.perf_counter()
+        if self.chunk_read_at is not None:
+            self.run_steps_s.append((now - self.chunk_read_at) / n_run_steps)
+            self.writer.entry.run_step_s = float(np.median(self.run_steps_s))
+        self.chunk_read_at = now
 
     def _by_site(self, labelled: dict[str, Any]) -> dict[str, np.ndarray]:
         layout = self.prepared.layout
@@ -235,6 +252,12 @@ class GroupLoop:
         for values in rows.values():
             values[ended] = np.nan
         self.writer.write(node, rows)
+        self._observe(node, steps, rows)
+
+    def _observe(self, node: str, steps: np.ndarray, rows: dict[str, np.ndarray]) -> None:
+        group = self.prepared.group
+        for observer in self.observers:
+            observer.put(Rows(group.norm, group.depth, node, steps, rows))
 
     def _mark_targets(self, step: int, evaluated: dict[str, np.ndarray]) -> None:
         experiment = self.experiment

@@ -16,12 +16,17 @@ MANIFEST = "manifest.json"
 
 @dataclass
 class GroupEntry:
-    """What of one group's record is committed: rows per node, and whether that is all of it."""
+    """What of one group's record is committed: rows per node, and whether that is all of it.
+
+    ``run_step_s`` is what one step of one run took, its share of the fleet's time, measurements
+    included and compilation not; None before two chunks of steps are done.
+    """
 
     norm: str
     depth: int
     rows: dict[str, int]
     done: bool = False
+    run_step_s: float | None = None
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,31 @@ class Results:
         return runs.isel(step=-1, drop=True)
 
     @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Norm and depth of every group that has a committed step, in the order of training."""
+        return [
+            (entry.norm, entry.depth)
+            for entry in self.manifest.groups.values()
+            if entry.rows.get("train")
+        ]
+
+    def group(self, norm: str, depth: int) -> Results:
+        """The record of one group alone, whose arrays are read only where they are sliced.
+
+        Raises:
+          InputError: there is no such group, or it has no committed step.
+        """
+        if (norm, depth) not in self.groups:
+            known = ", ".join(f"norm {n} depth {d}" for n, d in self.groups) or "none yet"
+            raise InputError(f"{self.path} has no group norm {norm} depth {depth}: it has {known}.")
+        own = {
+            name: entry
+            for name, entry in self.manifest.groups.items()
+            if (entry.norm, entry.depth) == (norm, depth)
+        }
+        return Results(self.path, replace(self.manifest, groups=own))
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """Names of the heavy measurements that were recorded."""
         return tuple(entry.partition("@")[0] for entry in self.experiment.get("measure", ()))
@@ -108,6 +133,9 @@ class Results:
             )
             part = part.isel(step=slice(0, entry.rows[node]))
             parts.append(part.expand_dims(norm=[entry.norm], depth=[entry.depth]))
+        if len(parts) == 1:
+            # Lazy as opened: lining several groups up would read them whole.
+            return parts[0].squeeze([dim for dim in OPTIONAL if parts[0].sizes.get(dim) == 1])
         if not parts:
             raise InputError(f"{self.path} has no committed group yet: wait for its first steps.")
         for dim in {"site", "block"} & set(parts[0].dims):
