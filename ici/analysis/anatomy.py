@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from ici.analysis.parts import parts
 from ici.analysis.records import Records, has_moments, run_dims, select, training_loss
-from ici.analysis.shifts import site_shift
+from ici.analysis.shifts import mean_shift
 from ici.analysis.spikes import PRESETS, SpikeEvent, SpikeRule, band, events, score
 
 # Probes are few between spikes: a short memory, and four standard deviations of it.
@@ -322,4 +322,4 @@ def _shifts_of_run(results: Records, labels: dict[str, object]) -> xr.DataArray 
     node = one.probe[["mean", "std"]].isel(site=exists.values)
     if not node.sizes["site"]:
         return None
-    return site_shift(one, node, "previous")["mean_shift"].squeeze(list(labels), drop=True)
+    return mean_shift(one, node, "previous")["mean_shift"].squeeze(list(labels), drop=True)

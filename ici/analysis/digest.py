@@ -33,7 +33,7 @@ from ici.analysis.records import (
     training_loss,
     validation,
 )
-from ici.analysis.shifts import reference_shift
+from ici.analysis.shifts import mean_shift
 from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.analysis.summary import joined, run_table
 from ici.store.results import Results
@@ -58,8 +58,9 @@ class Digest:
         without moments.
       inputs: percentiles over units of all running seeds, of each unit's ``mean`` and ``std``
         ``(cell…, step, site, percentile)``, from the probed training batches; None without.
-      gradients: ``norm`` ``(cell…, step, block)`` and ``growth``, ``r2`` ``(cell…, step)``, medians
-        over the running seeds; None where the record has no norms of blocks.
+      gradients: ``gradient_norm`` ``(cell…, step, block)`` and ``growth``, ``r2``
+        ``(cell…, step)``, medians over the running seeds; None where the record has no norms of
+        blocks.
       measured: heavy measurements by name, medians over seeds ``(cell…, step, …)``.
       spikes: every spike, and what led it.
       target, target_source: what speed is judged by, and who set it.
@@ -211,7 +212,7 @@ def _median_over_seeds(values: xr.DataArray) -> xr.DataArray:
 def _shift(part: Selection, n_steps: int) -> xr.Dataset:
     shifts = {}
     for against in ("initial", "previous"):
-        moved = thinned(reference_shift(part, against)["mean_shift"], n_steps)
+        moved = thinned(mean_shift(part, part.reference, against)["mean_shift"], n_steps)
         shifts[against] = _median_over_seeds(moved)
     return xr.Dataset(shifts)
 
@@ -252,7 +253,7 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
 def _gradients(part: Selection, n_steps: int) -> xr.Dataset:
     norms = thinned(part.probe[GRADIENT_NORM], n_steps)
     norms = norms.where(~(norms["step"] >= part.runs["diverged_at"]))
-    found = {"norm": _median_over_seeds(norms)}
+    found = {"gradient_norm": _median_over_seeds(norms)}
     if repeated_blocks(norms["block"].values.tolist()):
         growth = gradient_growth(norms)
         found |= {name: _median_over_seeds(growth[name]) for name in ("growth", "r2")}

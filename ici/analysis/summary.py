@@ -24,7 +24,7 @@ from ici.analysis.records import (
     training_loss,
     validation,
 )
-from ici.analysis.shifts import deepest_site, reference_shift
+from ici.analysis.shifts import deepest_site, mean_shift, reference_shift
 from ici.analysis.spikes import PRESETS, SpikeRule, events, score
 from ici.store.results import merge_sites
 
@@ -83,6 +83,13 @@ def final_shift(results: Records, site: str | None = None) -> xr.Dataset:
     """
     site = deepest_site(results) if site is None else site
     shifts = reference_shift(results, "initial", [site]).isel(site=0, drop=True)
+    last = shifts.isel(step=last_position(shifts["dead_features"])).drop_vars("step")
+    return last.where(~diverged(results))
+
+
+def _final_mean_shift(results: Records, site: str) -> xr.Dataset:
+    shifts = mean_shift(results, results.reference.sel(site=[site]), "initial")
+    shifts = shifts.isel(site=0, drop=True)
     last = shifts.isel(step=last_position(shifts["dead_features"])).drop_vars("step")
     return last.where(~diverged(results))
 
@@ -172,7 +179,7 @@ def run_table(
         values["steps_to_target"] = run_steps_to_target(results, target)
     if has_moments(results.reference):
         site = deepest_site(results) if site is None else site
-        shifts = final_shift(results, site)
+        shifts = _final_mean_shift(results, site)
         values |= {"shift": shifts["mean_shift"], "dead_features": shifts["dead_features"]}
     table = xr.Dataset(
         {name: each.drop_vars("site", errors="ignore") for name, each in values.items()}

@@ -23,18 +23,22 @@ _ASCII = str.maketrans({"∞": "inf", "–": "-", "—": "-", "σ": "std", "…"
 
 
 def print_summary(
-    results: Records, console: Console | None = None, rule: SpikeRule = PRESETS["olmo_core"]
+    results: Records,
+    console: Console | None = None,
+    rule: SpikeRule = PRESETS["olmo_core"],
+    summary: xr.Dataset | None = None,
 ) -> None:
     """Prints one table per setting (depth and whatever else was swept besides norm, lr, seed).
 
     Readable without colour. Files get lines of up to `WIDTH` columns; a terminal too narrow for
-    that gets the intervals below their medians.
+    that gets the intervals below their medians. A `summary` that is there already is not computed
+    again.
 
     Raises:
       InputError: see `summarise`.
     """
     console = Console() if console is None else console
-    summary = summarise(results, rule)
+    summary = summarise(results, rule) if summary is None else summary
     ascii_only = console.options.ascii_only
     width = console.width
     try:

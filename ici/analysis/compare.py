@@ -1,0 +1,446 @@
+"""Comparing norms, depths, learning rates or whole experiments, seed by seed, with verdicts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from ici.analysis.digest import Digest
+from ici.analysis.records import describe_setting, last_recorded, short
+from ici.analysis.statistics import (
+    Effect,
+    Interval,
+    holm,
+    paired_effect,
+    seeds_needed,
+    unpaired_effect,
+)
+from ici.errors import InputError
+
+At = Literal["best", "equal"]
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One column of a run table that is compared.
+
+    `better` is "higher", "lower" or "" for a quantity without a good side; `log` compares ratios.
+    """
+
+    name: str
+    label: str
+    better: str
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity of one value against the baseline's.
+
+    Attributes:
+      quantity, setting, where: what, at which other values, at which learning rates.
+      baseline, value: the labels compared.
+      of_baseline, of_value: means over the seeds used; geometric ones for ratios, shares for
+        diverged runs.
+      effect: None where nothing can be compared; of logarithms for ratios.
+      p_adjusted: Holm's, over all rows of the comparison that have a p-value.
+      verdict: better, worse, lower, higher, not distinguishable, equal in every run, or why there
+        is none.
+      seeds_needed: on each side, to tell this difference alone at 80 % power; NaN if unknown.
+      n: seeds used on each side; n_left_out: runs left out for having diverged or no value.
+    """
+
+    quantity: Quantity
+    setting: str
+    where: str
+    baseline: str
+    value: str
+    of_baseline: float
+    of_value: float
+    effect: Effect | None
+    p_value: float
+    p_adjusted: float
+    verdict: str
+    seeds_needed: float
+    n: int
+    n_left_out: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows of a comparison, and the constants behind its verdicts."""
+
+    dim: str
+    rows: tuple[Compared, ...]
+    level: float
+    at: At
+    n_tests: int
+    paired: bool
+    notes: tuple[str, ...] = ()
+
+
+def compare(
+    digest: Digest,
+    dim: str,
+    baseline: Any = None,
+    *,
+    at: At = "best",
+    level: float = 0.95,
+) -> Comparison:
+    """Every value along a run dimension against the baseline, within each other setting.
+
+    Args:
+      digest: the experiment.
+      dim: norm, depth, lr or whatever else was swept.
+      baseline: a label of `dim`; None is "none" where that is a norm, else the first.
+      at: ``"best"`` compares each at its own best learning rate (by the median best evaluation),
+        ``"equal"`` at every learning rate. The best rate is chosen on the seeds that are compared,
+        so that the values themselves are optimistic; the choice favours no side.
+      level: confidence level of intervals, and of Holm's test over all rows.
+
+    Raises:
+      InputError: no such dimension or label, or a single value along it.
+    """
+    runs = digest.runs
+    if dim not in digest.cell_dims:
+        raise InputError(
+            f"runs have no dimension {dim!r} to compare: wanted one of "
+            f"{', '.join(digest.cell_dims)}."
+        )
+    labels = runs[dim].values.tolist()
+    if len(labels) < 2:
+        raise InputError(f"{dim} has the one value {labels[0]}: wanted two or more to compare.")
+    first = "none" if dim == "norm" and "none" in labels else labels[0]
+    chosen = first if baseline is None else baseline
+    if chosen not in labels:
+        raise InputError(f"no run has {dim} {chosen}: wanted one of {labels}.")
+    return _compared(runs, dim, chosen, digest, at, level, paired=True)
+
+
+def compare_records(
+    digests: Mapping[str, Digest],
+    baseline: str | None = None,
+    *,
+    at: At = "best",
+    level: float = 0.95,
+) -> Comparison:
+    """Two or more experiments over the labels that they share; pairs seeds where all have them.
+
+    Raises:
+      InputError: fewer than two experiments, other tasks, or no label in common along a dimension.
+    """
+    names = list(digests)
+    if len(names) < 2:
+        raise InputError("one experiment: wanted two or more to compare, or --compare norm.")
+    if len({digest.task for digest in digests.values()}) > 1:
+        tasks = ", ".join(f"{name} {digest.task}" for name, digest in digests.items())
+        raise InputError(f"experiments of different tasks ({tasks}): wanted the same task.")
+    first = digests[names[0]]
+    seeds = [digest.runs["seed"].values.tolist() for digest in digests.values()]
+    paired = all(each == seeds[0] for each in seeds)
+    notes = [] if paired else ["seeds differ: runs are compared unpaired"]
+    tables = []
+    for digest in digests.values():
+        table = digest.runs if at == "equal" else at_best(digest.runs, digest.score)
+        table = table.drop_vars(["cause", "outcome"], errors="ignore")
+        if not paired:
+            # Seeds of different runs that happen to have one number are no pair.
+            table = table.assign_coords(seed=np.arange(table.sizes["seed"]))
+        tables.append(table)
+    tables, dropped = _shared(tables, names)
+    whole = xr.concat(tables, dim=xr.Variable("experiment", names), join="outer")
+    whole.attrs = first.runs.attrs
+    chosen = names[0] if baseline is None else baseline
+    if chosen not in names:
+        raise InputError(f"no experiment {chosen!r}: wanted one of {', '.join(names)}.")
+    found = _compared(whole, "experiment", chosen, first, at, level, paired, chosen_lr=at == "best")
+    return replace(found, notes=(*found.notes, *notes, *dropped))
+
+
+def at_best(runs: xr.Dataset, score: str) -> xr.Dataset:
+    """Every cell at its own best learning rate: the dimension ``lr`` becomes the variable
+    ``best_lr``; blank where at every rate a seed diverged."""
+    median = runs[f"best_validation_{score}"].sortby("lr").median("seed", skipna=False)
+    merit = median if score == "accuracy" else -median
+    known = merit.notnull().any("lr")
+    position = merit.fillna(-np.inf).argmax("lr")
+    best = merit["lr"].isel(lr=position).drop_vars("lr")
+    numbers = [name for name in runs if runs[name].dtype.kind in "fbiu"]
+    chosen = runs[numbers].sortby("lr").isel(lr=position).drop_vars("lr")
+    chosen = chosen.astype(np.float64).where(known)
+    return chosen.assign(
+        best_lr=best.where(known), diverged_share=runs["diverged_at"].notnull().mean("lr")
+    )
+
+
+def _shared(
+    tables: Sequence[xr.Dataset], names: Sequence[str]
+) -> tuple[list[xr.Dataset], list[str]]:
+    """The tables cut down to the labels that all have, and what was dropped."""
+    found, notes = list(tables), []
+    dims = list(dict.fromkeys(str(dim) for table in tables for dim in table.dims if dim != "seed"))
+    for dim in dims:
+        have = [table[dim].values.tolist() if dim in table.dims else None for table in found]
+        if any(each is None for each in have):
+            single = [i for i, each in enumerate(have) if each is not None]
+            raise InputError(
+                f"{dim} was swept in {names[single[0]]} and not in all: wanted experiments that "
+                f"sweep the same, or one value of {dim} each."
+            )
+        common = [v for v in have[0] or [] if all(v in (each or []) for each in have)]
+        if not common:
+            if all(len(each or []) == 1 for each in have):
+                # One value each, such as two depths: that is what is compared.
+                found = [table.isel({dim: 0}, drop=True) for table in found]
+                values = ", ".join(
+                    f"{name} {short(each[0])}"
+                    for name, each in zip(names, have, strict=True)
+                    if each
+                )
+                notes.append(f"{dim} differs: {values}")
+                continue
+            raise InputError(
+                f"experiments share no {dim} ({'; '.join(str(each) for each in have)}): wanted at "
+                "least one in common."
+            )
+        if any(len(each or []) > len(common) for each in have):
+            notes.append(f"only the shared values of {dim}: {', '.join(map(short, common))}")
+        found = [table.sel({dim: common}) for table in found]
+    return found, notes
+
+
+def quantities(runs: xr.Dataset, digest: Digest) -> list[Quantity]:
+    """What of a run table is compared, in the order of interest."""
+    site, target = runs.attrs.get("site"), runs.attrs.get("target")
+    better = "higher" if digest.score == "accuracy" else "lower"
+    wanted = [
+        Quantity(f"validation_{digest.score}", f"validation {digest.score}", better),
+        Quantity("final_loss", "final training loss", "lower"),
+        Quantity("steps_to_target", f"steps to {target}", "lower"),
+        Quantity("spikes", "spikes per run", "lower"),
+        Quantity("shift", f"shift at {site}, σ", "", log=True),
+    ]
+    return [quantity for quantity in wanted if quantity.name in runs]
+
+
+def _compared(
+    runs: xr.Dataset,
+    dim: str,
+    baseline: Any,
+    digest: Digest,
+    at: At,
+    level: float,
+    paired: bool,
+    chosen_lr: bool = False,
+) -> Comparison:
+    if at not in ("best", "equal"):
+        raise InputError(f"at is {at!r}: wanted best or equal.")
+    table = runs
+    if at == "best" and dim != "lr" and not chosen_lr:
+        table = at_best(runs, digest.score)
+    if "diverged_share" not in table:
+        table = table.assign(diverged_share=table["diverged_at"].notnull().astype(np.float64))
+    horizon = int(digest.scores["step"].max())
+    rows: list[Compared] = []
+    others = [label for label in table[dim].values.tolist() if label != baseline]
+    for setting in _others(table, dim):
+        for label in others:
+            where = _where(table, dim, (baseline, label), setting)
+            for quantity in quantities(runs, digest):
+                pair = [
+                    _values(table, quantity, {dim: each, **setting}, horizon)
+                    for each in (baseline, label)
+                ]
+                rows.append(_row(quantity, setting, where, (baseline, label), pair, level, paired))
+    rows += _divergence_rows(runs, dim, baseline, level)
+    adjusted = holm([row.p_value for row in rows])
+    final = [
+        replace(row, p_adjusted=float(p), verdict=_verdict(row, float(p), level))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+    n_tests = int(np.isfinite(adjusted).sum())
+    return Comparison(dim, tuple(final), level, at, n_tests, paired)
+
+
+def _others(table: xr.Dataset, dim: str) -> Iterator[dict[str, Any]]:
+    dims = [str(d) for d in table["diverged_share"].dims if d not in (dim, "seed")]
+    values = [table[d].values.tolist() for d in dims]
+    for each in itertools.product(*values):
+        yield dict(zip(dims, each, strict=True))
+
+
+def _values(
+    table: xr.Dataset, quantity: Quantity, cell: dict[str, Any], horizon: int
+) -> np.ndarray:
+    """A number per seed ``[seed]``, NaN where there is none; logarithms for ratios."""
+    values = table[quantity.name].sel(cell).transpose("seed").values.astype(np.float64)
+    if quantity.name == "steps_to_target":
+        values = np.minimum(values, horizon)
+    if quantity.log:
+        values = np.log(np.where(values > 0, values, np.nan))
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _where(table: xr.Dataset, dim: str, labels: tuple[Any, Any], setting: dict[str, Any]) -> str:
+    if "best_lr" not in table:
+        return ""
+    rates = [float(table["best_lr"].sel({dim: label, **setting})) for label in labels]
+    return " and ".join("no stable lr" if math.isnan(r) else f"lr {short(r)}" for r in rates)
+
+
+def _row(
+    quantity: Quantity,
+    setting: dict[str, Any],
+    where: str,
+    labels: tuple[Any, Any],
+    pair: Sequence[np.ndarray],
+    level: float,
+    paired: bool,
+) -> Compared:
+    a, b = pair
+    n_all = len(a) + len(b)
+    if paired:
+        both = ~np.isnan(a) & ~np.isnan(b)
+        a, b = a[both], b[both]
+    else:
+        a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    n = min(len(a), len(b))
+    effect = None
+    if n:
+        effect = (paired_effect if paired else unpaired_effect)(a, b, level)
+    means = [float(each.mean()) if len(each) else math.nan for each in (a, b)]
+    if quantity.log:
+        means = [math.exp(mean) for mean in means]
+    needed = math.nan
+    if effect is not None and math.isfinite(effect.standardised.estimate):
+        needed = seeds_needed(effect.standardised.estimate, level, POWER, paired)
+    return Compared(
+        quantity,
+        describe_setting(setting),
+        where,
+        short(labels[0]),
+        short(labels[1]),
+        means[0],
+        means[1],
+        effect,
+        math.nan if effect is None else effect.p_value,
+        math.nan,
+        "",
+        needed,
+        n,
+        n_all - len(a) - len(b),
+    )
+
+
+def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) -> list[Compared]:
+    """Shares of diverged runs over all learning rates and settings: Fisher's exact test."""
+    from scipy.stats import fisher_exact
+
+    if "lr" not in runs.dims and "diverged_share" in runs:
+        return []
+    ended = runs["diverged_at"].notnull()
+
+    def counts(label: Any) -> tuple[int, int]:
+        of = ended.sel({dim: label})
+        return int(of.sum()), int(of.size)
+
+    quantity = Quantity("diverged", "diverged runs", "lower")
+    k0, n0 = counts(baseline)
+    rows = []
+    for label in runs[dim].values.tolist():
+        if label == baseline:
+            continue
+        k, n = counts(label)
+        tested: Any = fisher_exact([[k0, n0 - k0], [k, n - k]])
+        p_value = float(tested.pvalue)
+        none = Interval(k / n - k0 / n0, math.nan, math.nan, n, level, "Fisher's exact test")
+        p_value = p_value if k or k0 else math.nan
+        effect = Effect(none, replace(none, estimate=math.nan), p_value, False, n)
+        rows.append(
+            Compared(
+                quantity,
+                "",
+                f"all learning rates, {k0}/{n0} and {k}/{n}",
+                short(baseline),
+                short(label),
+                k0 / n0,
+                k / n,
+                effect,
+                p_value,
+                math.nan,
+                "",
+                math.nan,
+                n,
+                0,
+            )
+        )
+    return rows
+
+
+def _verdict(row: Compared, p_adjusted: float, level: float) -> str:
+    if row.effect is None:
+        return "nothing to compare: no run of one side has a value"
+    if row.n < 2:
+        return "one seed: no verdict"
+    if row.of_value == row.of_baseline and math.isnan(row.p_value):
+        return "equal in every run"
+    if math.isnan(p_adjusted) or p_adjusted > 1 - level:
+        return "not distinguishable"
+    rises = row.of_value > row.of_baseline
+    if not row.quantity.better:
+        return "higher" if rises else "lower"
+    return "better" if rises == (row.quantity.better == "higher") else "worse"
+
+
+def site_shifts(
+    digests: Mapping[str, Digest], align: Literal["name", "depth"] = "name"
+) -> list[tuple[str, dict[str, float]]]:
+    """Shift at the end of training by layer input, experiments side by side.
+
+    Medians over all runs that did not diverge, for a description and not for a test. Sites are
+    matched by name; with ``align="depth"`` by their place between the first and the last site of
+    their own experiment, the nearest of each to every site of the deepest one.
+
+    Raises:
+      InputError: an experiment without moments, or no site in common by name.
+    """
+    profiles = {name: _profile(name, digest) for name, digest in digests.items()}
+    if align == "name":
+        shared = [
+            s for s in next(iter(profiles.values())) if all(s in p for p in profiles.values())
+        ]
+        if not shared:
+            raise InputError(
+                "the experiments share no site by name: wanted --align depth, which matches them "
+                "by relative depth."
+            )
+        return [(site, {name: p[site] for name, p in profiles.items()}) for site in shared]
+    deepest = max(profiles.values(), key=len)
+    rows = []
+    for i, site in enumerate(deepest):
+        place = i / max(1, len(deepest) - 1)
+        values = {}
+        for name, profile in profiles.items():
+            own = list(profile.values())
+            values[name] = own[round(place * (len(own) - 1))]
+        rows.append((f"{site} ({place:.2f})", values))
+    return rows
+
+
+def _profile(name: str, digest: Digest) -> dict[str, float]:
+    if digest.shift is None:
+        raise InputError(f"{name} has no moments of layer inputs: wanted a probe with moments.")
+    final = last_recorded(digest.shift["initial"])
+    medians = final.median([dim for dim in final.dims if dim != "site"])
+    return {
+        str(site): float(value)
+        for site, value in zip(medians["site"].values, medians.values, strict=True)
+        if math.isfinite(value)
+    }

@@ -1,0 +1,242 @@
+"""``ici report``: a record's answers as table, interactive page, figures and comparisons."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from ici.errors import InputError
+from ici.store.results import Results, open_results
+
+_USAGE = "ici report RUN [RUN ...] [--compare DIM] [options]"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"ici report: {message}: wanted {_USAGE}; --help lists the options.")
+
+
+def _parser() -> _Parser:
+    parser = _Parser("ici report", usage=_USAGE, description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a record")
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="DIM",
+        help="tests every norm, depth, lr, ... against a baseline; `experiments` compares the "
+        "records with one another, which is what several records get without --compare",
+    )
+    parser.add_argument("--baseline", help="label that the others are compared with")
+    parser.add_argument(
+        "--at",
+        choices=("best", "equal"),
+        default="best",
+        help="compare each at its own best learning rate, or at every learning rate (best)",
+    )
+    parser.add_argument(
+        "--align",
+        choices=("name", "depth"),
+        default="name",
+        help="match layer inputs of different networks by name or by relative depth (name)",
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="confidence level (0.95)")
+    parser.add_argument("--lr", type=float, help="learning rate of the figures that show one")
+    parser.add_argument("--out", help="folder of page and figures (the first record's)")
+    parser.add_argument("--no-page", action="store_true", help="no interactive page")
+    parser.add_argument("--no-figures", action="store_true", help="no PNG and PDF files")
+    return parser
+
+
+def report_options(figures: bool = True) -> argparse.Namespace:
+    """The options of a plain report, as at the end of a run."""
+    return _parser().parse_args(["."] if figures else [".", "--no-figures", "--no-page"])
+
+
+def report_command(arguments: list[str]) -> int:
+    """``ici report RUN [RUN ...]``."""
+    options = _parser().parse_args(arguments)
+    if not 0 < options.level < 1:
+        raise InputError(f"--level is {options.level}: wanted a share such as 0.95.")
+    records = [open_results(path) for path in options.runs]
+    out = Path(options.out) if options.out else records[0].path
+    console = Console()
+    show(records, console, options, out)
+    return 0
+
+
+def show(
+    records: Sequence[Results],
+    console: Console,
+    options: argparse.Namespace,
+    out: Path | None = None,
+) -> None:
+    """Prints the tables, and writes page and figures as the options say."""
+    from ici.analysis.digest import digest
+    from ici.analysis.summary import summary_of
+    from ici.report.comparison import print_comparison
+    from ici.report.table import print_summary
+
+    out = records[0].path if out is None else out
+    with _busy(console, "reading the record"):
+        digests = [digest(each) for each in records]
+    for each, read in zip(records, digests, strict=True):
+        if len(records) > 1:
+            console.print(str(each.path), style="bold", markup=False, highlight=False)
+        print_summary(each, console, summary=summary_of(read.runs))
+        _print_hardware(each, console)
+    comparisons = _comparisons(records, digests, options)
+    for comparison in comparisons:
+        print_comparison(comparison, console)
+    if len(records) > 1:
+        _print_sites(digests, options, console)
+    written: list[Path] = []
+    if comparisons:
+        written.append(_write_comparisons(comparisons, out))
+    if not options.no_page:
+        from ici.report.page.page import write_page
+
+        _make(out)
+        tables = [_page_table(comparison) for comparison in comparisons]
+        written.append(write_page(out / "report.html", digests, tables))
+    if not options.no_figures:
+        from ici.report.figures import draw_all
+
+        for each in records:
+            folder = out / "figures" if len(records) == 1 else out / "figures" / each.path.name
+            with _busy(console, "drawing figures"):
+                drawn = draw_all(each, folder, options.lr)
+            written += [path for path in drawn if path.suffix == ".png"]
+    for path in written:
+        console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _busy(console: Console, what: str) -> Any:
+    return console.status(what) if sys.stdout.isatty() else console
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {folder} ({error.strerror}): wanted a place to write to."
+        ) from error
+
+
+def _print_hardware(results: Results, console: Console) -> None:
+    hardware = results.manifest.environment
+    console.print(
+        f"{hardware['devices']} × {hardware['device_kind']} ({hardware['cpu']}), "
+        f"jax {hardware['versions']['jax']}, flax {hardware['versions']['flax']}",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _comparisons(
+    records: Sequence[Results], digests: Sequence[Any], options: argparse.Namespace
+) -> list[Any]:
+    from ici.analysis.compare import compare, compare_records
+
+    wanted = list(dict.fromkeys(options.compare or (["experiments"] if len(records) > 1 else [])))
+    found = []
+    for dim in wanted:
+        if dim == "experiments":
+            named = dict(zip(names_of(records), digests, strict=True))
+            found.append(
+                compare_records(named, options.baseline, at=options.at, level=options.level)
+            )
+            continue
+        for read in digests:
+            baseline = _label(read, dim, options.baseline)
+            found.append(compare(read, dim, baseline, at=options.at, level=options.level))
+    return found
+
+
+def names_of(records: Sequence[Results]) -> list[str]:
+    """A name for each record: the experiments' own, or the folders where two are alike."""
+    names = [str(each.experiment.get("name") or each.path.name) for each in records]
+    if len(set(names)) < len(names):
+        names = [each.path.name for each in records]
+    if len(set(names)) < len(names):
+        names = [str(each.path) for each in records]
+    return names
+
+
+def _label(read: Any, dim: str, text: str | None) -> Any:
+    """The label of a dimension that a word of the command line means."""
+    if text is None or dim not in read.cell_dims:
+        return text
+    for label in read.runs[dim].values.tolist():
+        if str(label) == text:
+            return label
+        try:
+            if not isinstance(label, str) and float(label) == float(text):
+                return label
+        except ValueError:
+            continue
+    return text
+
+
+def _page_table(comparison: Any) -> dict[str, Any]:
+    from ici.report.comparison import (
+        COLUMNS,
+        comparison_caption,
+        comparison_sections,
+        comparison_title,
+    )
+
+    rows = [["compared", *COLUMNS]]
+    for title, cells in comparison_sections(comparison):
+        rows += [[title, *row] for row in cells]
+    return {
+        "title": comparison_title(comparison),
+        "rows": rows,
+        "caption": comparison_caption(comparison),
+    }
+
+
+def _write_comparisons(comparisons: Sequence[Any], out: Path) -> Path:
+    """All rows of all comparisons as ``comparison.csv``, written in one step."""
+    import pandas as pd
+
+    from ici.report.comparison import comparison_rows
+
+    _make(out)
+    rows = [row for comparison in comparisons for row in comparison_rows(comparison)]
+    path = out / "comparison.csv"
+    part = path.with_name(f".{path.name}.part")
+    pd.DataFrame(rows).to_csv(part, index=False)
+    part.replace(path)
+    return path
+
+
+def _print_sites(digests: Sequence[Any], options: argparse.Namespace, console: Console) -> None:
+    """Shift by layer input, experiments side by side; says why where they cannot be matched."""
+    from rich.table import Table
+
+    from ici.analysis.compare import site_shifts
+
+    named = {str(read.experiment.get("name") or read.path): read for read in digests}
+    if len(named) < len(digests):
+        named = {str(read.path): read for read in digests}
+    try:
+        rows = site_shifts(named, options.align)
+    except InputError as error:
+        console.print(f"No table of shift by layer input: {error}", style="dim", markup=False)
+        return
+    how = "name" if options.align == "name" else "relative depth"
+    title = f"Shift since step 0 by layer input, matched by {how}, σ; medians over all runs"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer input", no_wrap=True)
+    for name in named:
+        table.add_column(name, justify="right")
+    for site, values in rows:
+        table.add_row(site, *(f"{values[name]:.3g}" for name in named))
+    console.print(table)

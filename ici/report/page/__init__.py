@@ -1,0 +1,1 @@
+"""The interactive report: one file that works offline, from disk."""

@@ -1,0 +1,313 @@
+"""What the page shows, as JSON: labels, sentences and packed arrays; no drawing."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ici.analysis.answers import answers, best_lr
+from ici.analysis.digest import Digest
+from ici.analysis.outcomes import OUTCOMES
+from ici.analysis.records import describe_setting, short
+from ici.analysis.statistics import kaplan_meier
+
+MAX_SPIKES, MAX_MOVERS = 1000, 5
+
+
+def pack(values: Any) -> dict[str, Any]:
+    """An array as ``{shape, data}``: float32 without its lowest 8 bits (relative error 2⁻¹⁷).
+
+    Four characters a number, whatever its size, NaN and infinities as they are.
+    """
+    numbers = np.ascontiguousarray(values, np.float32)
+    bits = numbers.view(np.uint32).ravel()
+    # Rounding must not carry a NaN over the end; and the largest numbers become infinite.
+    rounded = np.where(np.isfinite(numbers.ravel()), bits + np.uint32(0x80), bits) >> np.uint32(8)
+    data = rounded.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
+    text = base64.b64encode(np.ascontiguousarray(data).tobytes()).decode("ascii")
+    return {"shape": list(numbers.shape), "data": text}
+
+
+def content(digest: Digest) -> dict[str, Any]:
+    """One experiment of the page.
+
+    Arrays have the dimensions setting, norm, lr, then seed where they are per run, then their own.
+    A setting is a combination of all other swept values, such as a depth.
+    """
+    settings = _settings(digest)
+    runs = digest.runs
+    experiment = digest.experiment
+    lrs = runs["lr"].values.tolist()
+    steps = int(experiment["steps"])
+    return {
+        "name": experiment.get("name") or digest.path.name,
+        "path": str(digest.path),
+        "steps": steps,
+        "score": digest.score,
+        "settings": [describe_setting(setting) or "all" for setting in settings],
+        "norms": runs["norm"].values.tolist(),
+        "lrs": lrs,
+        "lrLabels": [short(lr) for lr in lrs],
+        "seeds": [str(seed) for seed in runs["seed"].values.tolist()],
+        "outcomes": list(OUTCOMES),
+        "target": digest.runs.attrs["target"],
+        "targetSource": digest.target_source,
+        "site": runs.attrs["site"],
+        "answers": [{"question": a.question, "sentences": a.sentences} for a in answers(digest)],
+        "facts": _facts(digest),
+        "bestLr": _best_positions(digest, settings, lrs),
+        "runs": _runs(digest),
+        "curves": {
+            "steps": digest.curves["step"].values.tolist(),
+            "bin": digest.curves.attrs["bin_steps"],
+            "mean": pack(_ordered(digest, digest.curves["mean"])),
+            "peak": pack(_ordered(digest, digest.curves["peak"])),
+        },
+        "shift": _dataset(digest, digest.shift),
+        "inputs": _dataset(digest, digest.inputs),
+        "gradients": _dataset(digest, digest.gradients),
+        "measured": {name: _dataset(digest, each) for name, each in digest.measured.items()},
+        "survival": _survival(digest, settings),
+        "spikes": _spikes(digest, settings),
+        "captions": captions(digest),
+    }
+
+
+def _settings(digest: Digest) -> list[dict[str, Any]]:
+    dims = [dim for dim in digest.cell_dims if dim not in ("norm", "lr")]
+    values = [digest.runs[dim].values.tolist() for dim in dims]
+    return [dict(zip(dims, each, strict=True)) for each in itertools.product(*values)]
+
+
+def _ordered(digest: Digest, values: xr.DataArray) -> np.ndarray:
+    """``[setting, norm, lr, (seed,) …]`` of an array with run or cell dimensions."""
+    others = [dim for dim in digest.cell_dims if dim not in ("norm", "lr")]
+    own = ["seed"] if "seed" in values.dims else []
+    ordered = values.transpose(*others, "norm", "lr", *own, ...)
+    array = np.asarray(ordered.values)
+    return array.reshape(-1, *array.shape[len(others) :])
+
+
+def _dataset(digest: Digest, dataset: xr.Dataset | None) -> dict[str, Any] | None:
+    """Every variable with its own dimensions in one order, and their labels."""
+    if dataset is None:
+        return None
+    order = [d for d in ("step", "block", "site", "multiple", "percentile") if d in dataset.dims]
+    labels = {dim: dataset[dim].values.tolist() for dim in order}
+    variables = {}
+    for name, values in dataset.data_vars.items():
+        own = [dim for dim in order if dim in values.dims]
+        cells = [dim for dim in digest.cell_dims if dim in values.dims]
+        packed = pack(_ordered(digest, values.transpose(*cells, *own)))
+        variables[str(name)] = packed | {"dims": own}
+    return {"labels": labels, "variables": variables}
+
+
+def _runs(digest: Digest) -> dict[str, Any]:
+    runs = digest.runs
+    score = digest.score
+    wanted = {
+        "finalLoss": "final_loss",
+        "score": f"validation_{score}",
+        "bestScore": f"best_validation_{score}",
+        "divergedAt": "diverged_at",
+        "spikes": "spikes",
+        "stepsToTarget": "steps_to_target",
+        "secondsToTarget": "seconds_to_target",
+        "shift": "shift",
+        "dead": "dead_features",
+    }
+    found = {
+        key: pack(_ordered(digest, runs[name])) for key, name in wanted.items() if name in runs
+    }
+    index = {name: i for i, name in enumerate(OUTCOMES)}
+    outcome = np.vectorize(index.__getitem__)(_ordered(digest, runs["outcome"]))
+    return found | {"outcome": pack(outcome)}
+
+
+def _best_positions(
+    digest: Digest, settings: Sequence[dict[str, Any]], lrs: list[float]
+) -> list[list[int | None]]:
+    best = best_lr(digest)
+    norms = digest.runs["norm"].values.tolist()
+    rows = []
+    for setting in settings:
+        found = [float(best.sel({"norm": norm, **setting})) for norm in norms]
+        rows.append([None if math.isnan(lr) else lrs.index(lr) for lr in found])
+    return rows
+
+
+def _survival(digest: Digest, settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Kaplan–Meier curves per setting and norm: at its best rate, and over all its runs."""
+    if "steps_to_target" not in digest.runs:
+        return None
+    steps, best = digest.runs["steps_to_target"], best_lr(digest)
+    ended = digest.runs["going"]
+    horizon = int(digest.scores["step"].max())
+    found = []
+    for i, setting in enumerate(settings):
+        for j, norm in enumerate(digest.runs["norm"].values.tolist()):
+            lr = float(best.sel({"norm": norm, **setting}))
+            of_norm = steps.sel({"norm": norm, **setting}).where(
+                ~ended.sel({"norm": norm, **setting})
+            )
+            chosen = {"all": of_norm.values.ravel()}
+            if not math.isnan(lr):
+                chosen["best"] = of_norm.sel(lr=lr).values.ravel()
+            for kind, times in chosen.items():
+                times = times[~np.isnan(times)]
+                if not len(times):
+                    continue
+                curve = kaplan_meier(times, horizon)
+                found.append(
+                    {
+                        "setting": i,
+                        "norm": j,
+                        "kind": kind,
+                        "n": len(times),
+                        "met": int(np.isfinite(times).sum()),
+                        "steps": np.asarray(curve.steps).tolist(),
+                        "survival": pack(curve.survival),
+                        "low": pack(curve.low),
+                        "high": pack(curve.high),
+                    }
+                )
+    return found
+
+
+def _spikes(digest: Digest, settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    runs = digest.runs
+    labels = {dim: runs[dim].values.tolist() for dim in ("norm", "lr", "seed")}
+    places = {tuple(setting.items()): i for i, setting in enumerate(settings)}
+    dims = [dim for dim in digest.cell_dims if dim not in ("norm", "lr")]
+    # The furthest from their level, in units of the level: losses of different runs compare.
+    ordered = sorted(
+        digest.spikes.spikes,
+        key=lambda s: -abs(s.event.height) / max(abs(s.event.level), 1e-12),
+    )
+    rows = []
+    for spike in ordered[:MAX_SPIKES]:
+        event = spike.event
+        place = [places[tuple((dim, spike.run[dim]) for dim in dims)]]
+        place += [labels[dim].index(spike.run[dim]) for dim in ("norm", "lr", "seed")]
+        movers = [
+            [m.site, m.step, *(_rounded(v) for v in (m.shift, m.ratio, m.deviation))]
+            for m in spike.movers[:MAX_MOVERS]
+        ]
+        rows.append(
+            {
+                "run": place,
+                "onset": event.onset,
+                "peak": event.peak,
+                "end": event.end,
+                "level": _rounded(event.level),
+                "height": _rounded(event.height),
+                "movers": movers,
+            }
+        )
+    lead = digest.spikes.lead
+    return {
+        "rows": rows,
+        "total": len(ordered),
+        "rule": digest.spikes.rule.describe(),
+        "lead": None
+        if lead is None or not lead.n_events
+        else {
+            "events": lead.n_events,
+            "led": lead.n_led,
+            "null": _rounded(lead.null_share),
+            "p": _rounded(lead.p_value),
+            "lookback": lead.lookback_steps,
+            "median": _rounded(lead.median_steps),
+        },
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """Four significant digits; JSON has no NaN and no infinity."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _facts(digest: Digest) -> list[str]:
+    experiment, environment = digest.experiment, digest.environment
+    runs = digest.runs
+    facts = [
+        f"{runs['diverged_at'].size} runs of {experiment['steps']} steps, "
+        f"{experiment.get('optimizer', '?')}, batch {experiment.get('batch_size', '?')}, "
+        f"{digest.n_seeds} seed" + ("s" if digest.n_seeds != 1 else ""),
+        f"reference batch: {experiment.get('reference_size', '?')} examples, measured every "
+        f"{experiment.get('reference_every', '?')} steps",
+        f"evaluation every {experiment.get('eval_every', '?')} steps",
+    ]
+    if environment:
+        versions = environment.get("versions", {})
+        facts.append(
+            f"{environment.get('devices', '?')} × {environment.get('device_kind', '?')} "
+            f"({environment.get('cpu', '?')}), jax {versions.get('jax', '?')}, "
+            f"flax {versions.get('flax', '?')}"
+        )
+    return [*facts, *digest.notes]
+
+
+def captions(digest: Digest) -> dict[str, str]:
+    """What each figure is of: the constants behind it, its floor, what a band is."""
+    experiment, attrs = digest.experiment, digest.runs.attrs
+    n = digest.n_seeds
+    band = (
+        f"Line: median of the running ones of {n} seeds; band: their range."
+        if n > 1
+        else "One seed: no interval."
+    )
+    probe = experiment.get("probe") or {}
+    every = probe.get("every", "?")
+    cells = f"Medians over {n} seeds." if n > 1 else "One seed."
+    floor = (
+        f"Reference batch of {experiment.get('reference_size', '?')} examples: a network that does "
+        "not change has shift exactly 0, so there is no sampling noise."
+    )
+    window = f"final loss: mean of a run's last {attrs['final_window_steps']} steps"
+    return {
+        "phase": f"Median over seeds of the {window}. ✕ k/n: k of n seeds diverged; ▬: a seed "
+        "ended no lower than its first loss; ▲: a seed spiked; ●: every seed reached the target. A "
+        "cell selects its norm, learning rate and setting in the other figures.",
+        "curves": f"Means over bins of {digest.curves.attrs['bin_steps']} steps. {band} Thin line: "
+        f"largest single loss. ▲: peaks of spikes ({digest.spikes.rule.describe()}); ✕: "
+        "divergence.",
+        "sensitivity": f"Median and range over seeds of the {window}; diverged seeds are in no "
+        "median, ✕ k/n counts them.",
+        "inputs": "Percentiles 15, 50, 85 over the units of all running seeds, of each unit's "
+        "mean and standard deviation on the training batch, as the training step saw it (every "
+        f"{every} steps). Training batches differ: small movements are sampling noise. On a log "
+        "scale, 0 (dead units) is drawn at the lower edge.",
+        "trace": "The same percentiles at one layer input over training. A line ends where every "
+        "seed has.",
+        "shift": f"RMS over units of the mean shift, in standard deviations of the unit. {cells} "
+        f"{floor}",
+        "gradients": f"Norm of the gradient of each block on the training batch, every {every} "
+        f"steps. {cells}",
+        "growth": "Least squares line through the log norms of the repeated blocks; factor per "
+        "layer towards the input, above 1 explodes, below 1 vanishes.",
+        "gradientShift": f"Change of each layer's gradient when the layers below it take their "
+        f"update, on the same batch (Santurkar et al. 2018, Def. 2.1). {cells}",
+        "attribution": f"Shift at each layer input (columns) when only one block (row) takes its "
+        f"update. {floor} Blank: exactly 0, the block is not upstream. {cells}",
+        "landscape": "Along the gradient at one point, over step sizes of ½ to 4 learning rates: "
+        f"range of the loss, and of the distance between gradients (Santurkar et al. 2018, §3.2). "
+        f"{cells}",
+        "sharpness": "Largest eigenvalue of the loss's Hessian on the training batch. Dotted: 2, "
+        f"above which plain gradient descent leaves a quadratic. {cells}",
+        "lossStep": "Loss after an update over the loss before it, on the same batch (Bjorck et "
+        f"al. 2018); dotted: 1, above which the update made its own batch worse. {cells}",
+        "survival": f"Kaplan–Meier: share of runs that have not met {attrs['target']} yet "
+        f"({digest.target_source}); band: 95 % log-log interval; runs that never met it are "
+        "censored at their end, diverged ones included.",
+        "spikes": f"{digest.spikes.rule.describe()}. Movers: layer inputs whose mean shift between "
+        "probes rose 4 standard deviations of its logarithm above the 16 probes before, within 50 "
+        "steps of the onset, first first.",
+    }
