@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 TREE_MODE_TESTS = $(wildcard tests/test_adapt*.py tests/test_probe*.py tests/test_cotangents.py tests/models tests/engine)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-sgd test slow tree-mode check format bench clean
+.PHONY: help install demo demo-sgd test slow tree-mode check format bench convergence spikes clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## build .venv with the pinned versions
 
@@ -54,6 +54,9 @@ check: $(STAMP)  ## lint, format, types
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+convergence spikes: $(STAMP)  ## how fast norms converge, where losses spike: ten minutes each at most
+	$(BIN)/python -m benchmarks.$@
 
 bench: $(STAMP)  ## the benchmark table (compares PyTorch where it is installed: .venv/bin/pip install torch)
 	$(BIN)/python -m benchmarks

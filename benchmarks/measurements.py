@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import families, instruments, jax_work
+from benchmarks import families, instruments, jax_work, sinks
 from benchmarks.contestants import Process, take_turns, together
 from benchmarks.rows import Row, Target, ratios
 from benchmarks.sizes import Size
@@ -272,6 +272,7 @@ BENCHMARKS: dict[str, Callable[[Size], list[Row]]] = {
     "compile_time": families.compile_time,
     "loader": families.loader,
     "convolutions": families.convolutions,
+    "sinks": sinks.sinks,
     "imports": imports,
     "demo": demo,
 }

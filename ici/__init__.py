@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from ici.adapt import from_linen as from_linen
     from ici.adapt import from_nnx as from_nnx
     from ici.adapt import watch as watch
+    from ici.analysis.anatomy import dissect_spikes as dissect_spikes
+    from ici.analysis.compare import compare as compare
+    from ici.analysis.compare import compare_records as compare_records
+    from ici.analysis.convergence import steps_to_target as steps_to_target
+    from ici.analysis.digest import digest as digest
     from ici.analysis.sensitivity import largest_stable_lr as largest_stable_lr
     from ici.analysis.sensitivity import lr_sensitivity as lr_sensitivity
+    from ici.analysis.spikes import find_spikes as find_spikes
+    from ici.analysis.spikes import spike_score as spike_score
     from ici.config import Experiment as Experiment
     from ici.data import register as register_data
     from ici.dissect.attribution import Attribution as Attribution
@@ -59,6 +66,9 @@ if TYPE_CHECKING:
     from ici.probe import Probe as Probe
     from ici.quantities import explain as explain
     from ici.quantities import register_quantity as register_quantity
+    from ici.sinks import Sink as Sink
+    from ici.sinks import TensorBoardSink as TensorBoardSink
+    from ici.sinks import WandbSink as WandbSink
     from ici.store.results import Results as Results
     from ici.store.results import open_results as open
 
@@ -87,12 +97,20 @@ _HOMES = {
     "Probe": "ici.probe",
     "Results": "ici.store.results",
     "Shift": "ici.measure",
+    "Sink": "ici.sinks",
     "SplitMoments": "ici.measure",
+    "TensorBoardSink": "ici.sinks",
     "TrainState": "ici.engine.step",
     "Variables": "ici.adapt",
+    "WandbSink": "ici.sinks",
+    "compare": "ici.analysis.compare",
+    "compare_records": "ici.analysis.compare",
     "difference_threshold": "ici.measure",
+    "digest": "ici.analysis.digest",
+    "dissect_spikes": "ici.analysis.anatomy",
     "effective_rank_shift": "ici.measure",
     "explain": "ici.quantities",
+    "find_spikes": "ici.analysis.spikes",
     "from_linen": "ici.adapt",
     "from_nnx": "ici.adapt",
     "init_train_state": "ici.engine.step",
@@ -111,6 +129,8 @@ _HOMES = {
     "run": "ici.engine.run",
     "shift": "ici.measure",
     "shift_series": "ici.measure",
+    "spike_score": "ici.analysis.spikes",
+    "steps_to_target": "ici.analysis.convergence",
     "wasserstein1": "ici.measure",
     "watch": "ici.adapt",
 }

@@ -31,6 +31,7 @@ LAYERS = [
     "description",
     "config",
     "store",
+    "sinks",
     "engine",
     "analysis",
     "report",

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from ici.analysis.alignment import at_best, shared
 from ici.analysis.digest import Digest
-from ici.analysis.records import describe_setting, last_recorded, short
+from ici.analysis.records import describe_setting, short
 from ici.analysis.statistics import (
     Effect,
     Interval,
@@ -154,66 +155,16 @@ def compare_records(
             # Seeds of different runs that happen to have one number are no pair.
             table = table.assign_coords(seed=np.arange(table.sizes["seed"]))
         tables.append(table)
-    tables, dropped = _shared(tables, names)
-    whole = xr.concat(tables, dim=xr.Variable("experiment", names), join="outer")
+    tables, dropped = shared(tables, names)
+    whole = xr.concat(
+        tables, dim=xr.Variable("experiment", names), join="outer", combine_attrs="drop"
+    )
     whole.attrs = first.runs.attrs
     chosen = names[0] if baseline is None else baseline
     if chosen not in names:
         raise InputError(f"no experiment {chosen!r}: wanted one of {', '.join(names)}.")
     found = _compared(whole, "experiment", chosen, first, at, level, paired, chosen_lr=at == "best")
     return replace(found, notes=(*found.notes, *notes, *dropped))
-
-
-def at_best(runs: xr.Dataset, score: str) -> xr.Dataset:
-    """Every cell at its own best learning rate: the dimension ``lr`` becomes the variable
-    ``best_lr``; blank where at every rate a seed diverged."""
-    median = runs[f"best_validation_{score}"].sortby("lr").median("seed", skipna=False)
-    merit = median if score == "accuracy" else -median
-    known = merit.notnull().any("lr")
-    position = merit.fillna(-np.inf).argmax("lr")
-    best = merit["lr"].isel(lr=position).drop_vars("lr")
-    numbers = [name for name in runs if runs[name].dtype.kind in "fbiu"]
-    chosen = runs[numbers].sortby("lr").isel(lr=position).drop_vars("lr")
-    chosen = chosen.astype(np.float64).where(known)
-    return chosen.assign(
-        best_lr=best.where(known), diverged_share=runs["diverged_at"].notnull().mean("lr")
-    )
-
-
-def _shared(
-    tables: Sequence[xr.Dataset], names: Sequence[str]
-) -> tuple[list[xr.Dataset], list[str]]:
-    """The tables cut down to the labels that all have, and what was dropped."""
-    found, notes = list(tables), []
-    dims = list(dict.fromkeys(str(dim) for table in tables for dim in table.dims if dim != "seed"))
-    for dim in dims:
-        have = [table[dim].values.tolist() if dim in table.dims else None for table in found]
-        if any(each is None for each in have):
-            single = [i for i, each in enumerate(have) if each is not None]
-            raise InputError(
-                f"{dim} was swept in {names[single[0]]} and not in all: wanted experiments that "
-                f"sweep the same, or one value of {dim} each."
-            )
-        common = [v for v in have[0] or [] if all(v in (each or []) for each in have)]
-        if not common:
-            if all(len(each or []) == 1 for each in have):
-                # One value each, such as two depths: that is what is compared.
-                found = [table.isel({dim: 0}, drop=True) for table in found]
-                values = ", ".join(
-                    f"{name} {short(each[0])}"
-                    for name, each in zip(names, have, strict=True)
-                    if each
-                )
-                notes.append(f"{dim} differs: {values}")
-                continue
-            raise InputError(
-                f"experiments share no {dim} ({'; '.join(str(each) for each in have)}): wanted at "
-                "least one in common."
-            )
-        if any(len(each or []) > len(common) for each in have):
-            notes.append(f"only the shared values of {dim}: {', '.join(map(short, common))}")
-        found = [table.sel({dim: common}) for table in found]
-    return found, notes
 
 
 def quantities(runs: xr.Dataset, digest: Digest) -> list[Quantity]:
@@ -397,50 +348,3 @@ def _verdict(row: Compared, p_adjusted: float, level: float) -> str:
     if not row.quantity.better:
         return "higher" if rises else "lower"
     return "better" if rises == (row.quantity.better == "higher") else "worse"
-
-
-def site_shifts(
-    digests: Mapping[str, Digest], align: Literal["name", "depth"] = "name"
-) -> list[tuple[str, dict[str, float]]]:
-    """Shift at the end of training by layer input, experiments side by side.
-
-    Medians over all runs that did not diverge, for a description and not for a test. Sites are
-    matched by name; with ``align="depth"`` by their place between the first and the last site of
-    their own experiment, the nearest of each to every site of the deepest one.
-
-    Raises:
-      InputError: an experiment without moments, or no site in common by name.
-    """
-    profiles = {name: _profile(name, digest) for name, digest in digests.items()}
-    if align == "name":
-        shared = [
-            s for s in next(iter(profiles.values())) if all(s in p for p in profiles.values())
-        ]
-        if not shared:
-            raise InputError(
-                "the experiments share no site by name: wanted --align depth, which matches them "
-                "by relative depth."
-            )
-        return [(site, {name: p[site] for name, p in profiles.items()}) for site in shared]
-    deepest = max(profiles.values(), key=len)
-    rows = []
-    for i, site in enumerate(deepest):
-        place = i / max(1, len(deepest) - 1)
-        values = {}
-        for name, profile in profiles.items():
-            own = list(profile.values())
-            values[name] = own[round(place * (len(own) - 1))]
-        rows.append((f"{site} ({place:.2f})", values))
-    return rows
-
-
-def _profile(name: str, digest: Digest) -> dict[str, float]:
-    if digest.shift is None:
-        raise InputError(f"{name} has no moments of layer inputs: wanted a probe with moments.")
-    final = last_recorded(digest.shift["initial"])
-    medians = final.median([dim for dim in final.dims if dim != "site"])
-    return {
-        str(site): float(value)
-        for site, value in zip(medians["site"].values, medians.values, strict=True)
-        if math.isfinite(value)
-    }

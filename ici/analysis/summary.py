@@ -223,7 +223,7 @@ def joined(tables: Sequence[xr.Dataset], results: Records) -> xr.Dataset:
         if orders:
             labels = merge_sites(orders)
             tables = [table.reindex({dim: labels}) for table in tables]
-    whole = xr.combine_by_coords(tables, join="outer", combine_attrs="drop")
+    whole = xr.combine_by_coords(tables, join="outer", compat="no_conflicts", combine_attrs="drop")
     assert isinstance(whole, xr.Dataset)
     for dim in set(run_dims(results)) & set(whole.dims):
         known = whole[dim].values.tolist()

@@ -20,7 +20,9 @@ usage: ici COMMAND ...
 
   ici run FILE [--out DIR] [--FIELD VALUE ...]   train an experiment and show its results
                                                  (ici run FILE --help lists every field)
-  ici report DIR                                 results table and figures of a record
+  ici report RUN [RUN ...] [--compare DIM]       answers of a record: tables, interactive page,
+                                                 figures, comparisons with verdicts
+  ici watch DIR [--once]                         follow a record that is being written
   ici data list                                  the data sets there are
   ici data prepare NAME [--rebuild]              make a data set ready, e.g. before going offline
   ici data show NAME                             sizes, labels and examples of a data set
@@ -101,9 +103,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from ici.cli.run import report_command
+    from ici.cli.report import report_command
 
     return report_command(arguments)
+
+
+def _watch(arguments: list[str]) -> int:
+    from ici.cli.watch import watch_command
+
+    return watch_command(arguments)
 
 
 def _data(arguments: list[str]) -> int:
@@ -127,6 +135,7 @@ def _doctor(arguments: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "report": _report,
+    "watch": _watch,
     "data": _data,
     "explain": _explain,
     "doctor": _doctor,

@@ -30,6 +30,8 @@ class RunOptions:
       overwrite: replace the record that the folder holds.
       figures: draw the figures at the end.
       scale: which of the file's experiments to run, such as full; default is its `experiment`.
+      tensorboard: also write event files for TensorBoard to this folder; default OUT/tensorboard.
+      wandb: also log to Weights & Biases; WANDB_MODE=offline needs no network.
     """
 
     out: str | None = None
@@ -37,6 +39,8 @@ class RunOptions:
     overwrite: bool = False
     figures: bool = True
     scale: str | None = None
+    tensorboard: str | None = None
+    wandb: bool = False
 
     def __post_init__(self) -> None:
         if self.out is not None and not self.out.strip():
@@ -87,6 +91,8 @@ def _split_options(arguments: list[str]) -> list[str]:
         if argument.startswith("--"):
             key, given, value = argument.partition("=")
             key = key.replace("_", "-")
+            if words[-1:] == ["--tensorboard"]:
+                words.append("")
             words += [key, value] if given else [key]
         else:
             value = argument
@@ -96,7 +102,8 @@ def _split_options(arguments: list[str]) -> list[str]:
             raise InputError(
                 f"{key} is {value!r}: wanted values separated by spaces, such as {key} {apart}."
             )
-    return words
+    # The one option whose value may be left out.
+    return [*words, ""] if words[-1:] == ["--tensorboard"] else words
 
 
 def _named_configs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -221,7 +221,7 @@ def _print_sites(digests: Sequence[Any], options: argparse.Namespace, console: C
     """Shift by layer input, experiments side by side; says why where they cannot be matched."""
     from rich.table import Table
 
-    from ici.analysis.compare import site_shifts
+    from ici.analysis.alignment import site_shifts
 
     named = {str(read.experiment.get("name") or read.path): read for read in digests}
     if len(named) < len(digests):

@@ -1,9 +1,8 @@
-"""``ici run`` and ``ici report``."""
+"""``ici run``."""
 
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from rich.console import Console
 from ici.cli.files import load_experiment, taken_scale
 from ici.cli.overrides import RunOptions, override
 from ici.cli.progress import LiveProgress
+from ici.cli.report import report_options, show
 from ici.engine.mesh import claim_cpu_devices
 from ici.engine.run import run
 from ici.errors import InputError
-from ici.store.results import Results, open_results
+from ici.sinks import Sink, TensorBoardSink, WandbSink
+from ici.sinks.sink import MAX_SINGLE_RUNS, are_medians
 
 
 def run_command(arguments: list[str]) -> int:
@@ -29,6 +30,12 @@ def run_command(arguments: list[str]) -> int:
     out = Path(options.out or f"runs/{experiment.name}")
     console = Console()
     say = functools.partial(console.print, markup=False, soft_wrap=True)
+    sinks = _sinks(options)
+    if sinks and are_medians(experiment):
+        say(
+            f"More than {MAX_SINGLE_RUNS} runs: TensorBoard and W&B get medians over the runs of "
+            "each norm, depth and learning rate."
+        )
     started = time.perf_counter()
     with LiveProgress(experiment, console) as progress:
         results = run(
@@ -37,38 +44,19 @@ def run_command(arguments: list[str]) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             on_progress=progress.update,
+            sinks=sinks,
         )
     if not progress.seen:
         say(f"{out} holds this experiment, complete; nothing to train.")
-    _show(results, options, console)
+    show([results], console, report_options(figures=options.figures))
     say(f"Record in {out}, {time.perf_counter() - started:.0f} s in all.")
     return 0
 
 
-def report_command(arguments: list[str]) -> int:
-    """``ici report DIR``."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise InputError("ici report: wanted one folder: ici report runs/movie_mlp")
-    _show(open_results(arguments[0]), RunOptions(), Console())
-    return 0
-
-
-def _show(results: Results, options: RunOptions, console: Console) -> None:
-    from ici.report.table import print_summary
-
-    print_summary(results, console)
-    hardware = results.manifest.environment
-    console.print(
-        f"{hardware['devices']} × {hardware['device_kind']} ({hardware['cpu']}), "
-        f"jax {hardware['versions']['jax']}, flax {hardware['versions']['flax']}",
-        style="dim",
-        highlight=False,
-    )
-    if options.figures:
-        from ici.report.figures import draw_all
-
-        with console.status("drawing figures") if sys.stdout.isatty() else console:
-            written = draw_all(results, results.path / "figures")
-        for path in written:
-            if path.suffix == ".png":
-                console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+def _sinks(options: RunOptions) -> list[Sink]:
+    sinks: list[Sink] = []
+    if options.tensorboard is not None:
+        sinks.append(TensorBoardSink(options.tensorboard or None))
+    if options.wandb:
+        sinks.append(WandbSink())
+    return sinks

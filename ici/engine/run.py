@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ici.config import Experiment, differences
@@ -13,6 +13,8 @@ from ici.engine.loop import GroupLoop, Progress
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.environment import environment
 from ici.errors import InputError
+from ici.sinks import Sink
+from ici.sinks.background import following
 from ici.store.lock import LOCK, sole_writer
 from ici.store.manifest import MANIFEST, GroupEntry, Manifest
 from ici.store.results import Results, open_results
@@ -26,6 +28,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Results:
     """Trains every run of `experiment` and records it in the folder `out`.
 
@@ -37,6 +40,8 @@ def run(
       resume: keep the finished groups of an unfinished record and train the others again.
       overwrite: replace whatever record the folder holds.
       on_progress: called after every chunk of steps.
+      sinks: dashboards to feed, such as `TensorBoardSink()`; they change nothing else, slow or
+        failing ones included.
 
     Raises:
       InputError: anything that cannot be, told before the first step and before anything is
@@ -57,7 +62,7 @@ def run(
         )
     groups = [prepare(experiment, group, dataset) for group in experiment.groups]
     check_space(folder, sum(group.layout.n_bytes() for group in groups))
-    with sole_writer(folder):
+    with sole_writer(folder), following(sinks, experiment, folder) as observers:
         manifest = old
         if manifest is None or overwrite:
             _clear(folder)
@@ -72,13 +77,15 @@ def run(
         recorded = {name for name, entry in manifest.groups.items() if entry.done}
         try:
             manifest.status = "running"
+            for observer in observers:
+                observer.begin()
             for prepared in groups:
                 group = prepared.group
                 if group.name in recorded:
                     continue
                 entry = GroupEntry(group.norm, group.depth, {})
                 writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
-                loop = GroupLoop(experiment, prepared, dataset, mesh, writer)
+                loop = GroupLoop(experiment, prepared, dataset, mesh, writer, observers)
                 loop.run(on_progress or (lambda progress: None))
         except BaseException:
             manifest.status = "failed"
@@ -134,5 +141,5 @@ def _clear(folder: Path) -> None:
     """Removes an old record, and nothing that is not part of one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for part in ("records", "figures"):
+    for part in ("records", "figures", "tensorboard"):
         shutil.rmtree(folder / part, ignore_errors=True)

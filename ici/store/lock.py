@@ -39,3 +39,23 @@ def sole_writer(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process is writing the record in `folder`; None where that cannot be told.
+
+    Takes the lock for an instant to find out: ask only of a record that seems left alone.
+    """
+    try:
+        import fcntl
+
+        with open(folder / LOCK) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):
+        return None

@@ -149,7 +149,9 @@ class Results:
                 else part
                 for part in parts
             ]
-        dataset = xr.combine_by_coords(parts, join="outer", combine_attrs="drop")
+        dataset = xr.combine_by_coords(
+            parts, join="outer", compat="no_conflicts", combine_attrs="drop"
+        )
         assert isinstance(dataset, xr.Dataset)
         order = {"norm": self.experiment["norm"], "depth": self.experiment["depth"]}
         dataset = dataset.reindex(

@@ -1,0 +1,113 @@
+"""What of different norms, depths or experiments can be held against one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from ici.analysis.digest import Digest
+from ici.analysis.records import last_recorded, short
+from ici.errors import InputError
+
+
+def at_best(runs: xr.Dataset, score: str) -> xr.Dataset:
+    """Every cell at its own best learning rate: the dimension ``lr`` becomes the variable
+    ``best_lr``; blank where at every rate a seed diverged."""
+    median = runs[f"best_validation_{score}"].sortby("lr").median("seed", skipna=False)
+    merit = median if score == "accuracy" else -median
+    known = merit.notnull().any("lr")
+    position = merit.fillna(-np.inf).argmax("lr")
+    best = merit["lr"].isel(lr=position).drop_vars("lr")
+    numbers = [name for name in runs if runs[name].dtype.kind in "fbiu"]
+    chosen = runs[numbers].sortby("lr").isel(lr=position).drop_vars("lr")
+    chosen = chosen.astype(np.float64).where(known)
+    return chosen.assign(
+        best_lr=best.where(known), diverged_share=runs["diverged_at"].notnull().mean("lr")
+    )
+
+
+def shared(
+    tables: Sequence[xr.Dataset], names: Sequence[str]
+) -> tuple[list[xr.Dataset], list[str]]:
+    """The tables cut down to the labels that all have, and what was dropped."""
+    found, notes = list(tables), []
+    dims = list(dict.fromkeys(str(dim) for table in tables for dim in table.dims if dim != "seed"))
+    for dim in dims:
+        have = [table[dim].values.tolist() if dim in table.dims else None for table in found]
+        if any(each is None for each in have):
+            single = [i for i, each in enumerate(have) if each is not None]
+            raise InputError(
+                f"{dim} was swept in {names[single[0]]} and not in all: wanted experiments that "
+                f"sweep the same, or one value of {dim} each."
+            )
+        common = [v for v in have[0] or [] if all(v in (each or []) for each in have)]
+        if not common:
+            if all(len(each or []) == 1 for each in have):
+                # One value each, such as two depths: that is what is compared.
+                found = [table.isel({dim: 0}, drop=True) for table in found]
+                values = ", ".join(
+                    f"{name} {short(each[0])}"
+                    for name, each in zip(names, have, strict=True)
+                    if each
+                )
+                notes.append(f"{dim} differs: {values}")
+                continue
+            raise InputError(
+                f"experiments share no {dim} ({'; '.join(str(each) for each in have)}): wanted at "
+                "least one in common."
+            )
+        if any(len(each or []) > len(common) for each in have):
+            notes.append(f"only the shared values of {dim}: {', '.join(map(short, common))}")
+        found = [table.sel({dim: common}) for table in found]
+    return found, notes
+
+
+def site_shifts(
+    digests: Mapping[str, Digest], align: Literal["name", "depth"] = "name"
+) -> list[tuple[str, dict[str, float]]]:
+    """Shift at the end of training by layer input, experiments side by side.
+
+    Medians over all runs that did not diverge, for a description and not for a test. Sites are
+    matched by name; with ``align="depth"`` by their place between the first and the last site of
+    their own experiment, the nearest of each to every site of the deepest one.
+
+    Raises:
+      InputError: an experiment without moments, or no site in common by name.
+    """
+    profiles = {name: _profile(name, digest) for name, digest in digests.items()}
+    if align == "name":
+        shared = [
+            s for s in next(iter(profiles.values())) if all(s in p for p in profiles.values())
+        ]
+        if not shared:
+            raise InputError(
+                "the experiments share no site by name: wanted --align depth, which matches them "
+                "by relative depth."
+            )
+        return [(site, {name: p[site] for name, p in profiles.items()}) for site in shared]
+    deepest = max(profiles.values(), key=len)
+    rows = []
+    for i, site in enumerate(deepest):
+        place = i / max(1, len(deepest) - 1)
+        values = {}
+        for name, profile in profiles.items():
+            own = list(profile.values())
+            values[name] = own[round(place * (len(own) - 1))]
+        rows.append((f"{site} ({place:.2f})", values))
+    return rows
+
+
+def _profile(name: str, digest: Digest) -> dict[str, float]:
+    if digest.shift is None:
+        raise InputError(f"{name} has no moments of layer inputs: wanted a probe with moments.")
+    final = last_recorded(digest.shift["initial"])
+    medians = final.median([dim for dim in final.dims if dim != "site"])
+    return {
+        str(site): float(value)
+        for site, value in zip(medians["site"].values, medians.values, strict=True)
+        if math.isfinite(value)
+    }
