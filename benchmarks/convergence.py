@@ -15,7 +15,8 @@ import numpy as np
 
 import ici
 from benchmarks.studies import kept, markdown, parsed, studied, told
-from ici.analysis.answers import best_lr, sensitivity
+from ici.analysis.answers import sensitivity
+from ici.analysis.choices import best_lr
 from ici.analysis.convergence import steps_to_target, target_from_best
 from ici.analysis.digest import Digest
 from ici.analysis.records import short

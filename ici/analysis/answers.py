@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
+from ici.analysis.choices import best_lr
 from ici.analysis.digest import Digest
 from ici.analysis.records import describe_setting, short
 from ici.analysis.sensitivity import largest_stable_lr, lr_sensitivity
@@ -24,54 +24,6 @@ class Answer:
 
     question: str
     sentences: tuple[str, ...]
-
-
-def best_lr(digest: Digest) -> xr.DataArray:
-    """Learning rate of the best median validation score, ``(norm, setting…)``; NaN for none.
-
-    Only where no seed diverged. The largest number of seeds decides nothing here: ties go to the
-    smaller rate.
-    """
-    scores = digest.runs[f"best_validation_{digest.score}"].median("seed", skipna=False)
-    merit = scores if digest.score == "accuracy" else -scores
-    known = merit.notnull().any("lr")
-    ordered = merit.sortby("lr")
-    chosen = ordered.fillna(-np.inf).argmax("lr")
-    return ordered["lr"].isel(lr=chosen).drop_vars("lr").where(known)
-
-
-def telling_lr(digest: Digest, setting: dict[str, Any] | None = None) -> tuple[float | None, str]:
-    """The learning rate at which to compare layers between norms, and the rule in words.
-
-    The largest at which the network without norm trains in most seeds (did not diverge, ended
-    below its first loss) with fewer than 85 % of the units dead at the deepest site; where it never
-    does both, the largest at which it trains. Without such networks, every norm has to. None where
-    nothing trains. Of all settings, or of one.
-    """
-    runs = digest.runs if setting is None else digest.runs.sel(setting)
-    trains = runs["diverged_at"].isnull() & ~runs["no_progress"]
-    pooled = [dim for dim in trains.dims if dim not in ("norm", "lr")]
-    without = "none" in trains["norm"].values
-    who = "the network without norm" if without else "every norm"
-
-    def largest(which: xr.DataArray) -> float | None:
-        enough = which.mean(pooled) > 0.5
-        enough = enough.sel(norm="none") if without else enough.all("norm")
-        lrs = enough["lr"].values[enough.values]
-        return float(lrs.max()) if len(lrs) else None
-
-    rules = [(trains, "trains in most seeds")]
-    if "dead_features" in runs:
-        alive = trains & (runs["dead_features"] / runs.attrs["n_features"] < 0.85)
-        site = runs.attrs["site"]
-        rules.insert(
-            0, (alive, f"trains in most seeds with fewer than 85 % of the units dead at {site}")
-        )
-    for which, rule in rules:
-        lr = largest(which)
-        if lr is not None:
-            return lr, f"the largest learning rate at which {who} {rule}"
-    return None, f"{who} trains in most seeds at no learning rate"
 
 
 def answers(digest: Digest) -> list[Answer]:

@@ -111,8 +111,8 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
     Raises:
       InputError: nothing is recorded yet.
     """
-    n_runs = int(np.prod([len(results.experiment[dim]) for dim in run_dims(results)]))
-    n_cells = max(1, n_runs // max(1, len(results.experiment["seed"])))
+    n_runs = int(results.runs["diverged_at"].size)
+    n_cells = max(1, n_runs // results.runs.sizes["seed"])
     sites = common_sites(results)
     pieces: dict[str, list[Any]] = {name: [] for name in ("runs", "curves", "scores")}
     pieces |= {"shift": [], "inputs": [], "gradients": [], "spikes": []}

@@ -7,15 +7,19 @@ how a record was split; what compares norms or depths comes after, from the smal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from ici.analysis.records import NODES, Records, Selection, check_recorded, select
+from ici.analysis.records import NODES, Records, Selection, check_recorded, has_moments, select
 from ici.errors import InputError
-from ici.store.results import Results
+from ici.store.results import OPTIONAL, Results, merge_sites
 
 MAX_PART_BYTES = 2**28
+RUN_LABELS = ("norm", "depth", "lr", "seed", *OPTIONAL)
 
 
 def parts(results: Records, max_bytes: int = MAX_PART_BYTES) -> Iterator[Selection]:
@@ -53,6 +57,70 @@ def groups_of(results: Records) -> Iterator[Records]:
         yield results.group(norm, depth)
 
 
+def gathered(results: Records, nodes: Sequence[str] = NODES, **labels: Any) -> Selection:
+    """`select` that reads no more than it selects, and only these nodes; the others are empty.
+
+    A whole record lines up its groups, and so reads them; here each group is cut down first.
+    """
+    if not isinstance(results, Results):
+        return select(results, **labels)
+    chosen = [
+        (norm, depth)
+        for norm, depth in results.groups
+        if norm in np.atleast_1d(labels.get("norm", norm))
+        and depth in np.atleast_1d(labels.get("depth", depth))
+    ]
+    pieces = [select(results.group(norm, depth), **_as_lists(labels)) for norm, depth in chosen]
+    if not pieces:
+        return select(results, **labels)  # tells what there is
+    whole = {}
+    for node in NODES:
+        wanted = node in nodes or node == "runs"
+        parts_of = [getattr(piece, node).load() if wanted else xr.Dataset() for piece in pieces]
+        whole[node] = lined_up(parts_of, results.experiment) if wanted else xr.Dataset()
+    found = Selection(**whole, experiment=results.experiment, path=results.path, task=results.task)
+    single = {dim: value for dim, value in labels.items() if np.ndim(value) == 0}
+    nodes_of = {
+        node: getattr(found, node).sel({d: v for d, v in single.items() if d in whole[node].dims})
+        for node in NODES
+    }
+    return replace(found, **nodes_of)
+
+
+def _as_lists(labels: dict[str, Any]) -> dict[str, Any]:
+    return {
+        dim: np.atleast_1d(value).tolist()
+        for dim, value in labels.items()
+        if dim != "norm" and dim != "depth"
+    }
+
+
+def lined_up(tables: Sequence[xr.Dataset], experiment: dict[str, Any]) -> xr.Dataset:
+    """Parts of a record as one dataset in the experiment's order; NaN where a run is missing."""
+    if len(tables) == 1:
+        return tables[0]
+    for dim in ("site", "block"):
+        orders = [table[dim].values.tolist() for table in tables if dim in table.dims]
+        if orders:
+            labels = merge_sites(orders)
+            tables = [table.reindex({dim: labels}) for table in tables]
+    if any("feature" in table.dims for table in tables):
+        widest = max(table.sizes.get("feature", 0) for table in tables)
+        tables = [
+            table.pad(feature=(0, widest - table.sizes["feature"]))
+            if "feature" in table.dims
+            else table
+            for table in tables
+        ]
+    whole = xr.combine_by_coords(tables, join="outer", compat="no_conflicts", combine_attrs="drop")
+    assert isinstance(whole, xr.Dataset)
+    for dim in whole.dims:
+        known = whole[dim].values.tolist() if dim in whole.coords else []
+        if dim in experiment and dim in RUN_LABELS:
+            whole = whole.reindex({dim: [v for v in experiment[str(dim)] if v in known]})
+    return whole
+
+
 def in_memory(results: Records) -> Selection:
     """The same runs with every array read, once."""
     return Selection(
@@ -71,7 +139,8 @@ def common_sites(results: Records) -> list[str]:
     if not isinstance(results, Results):
         from ici.analysis.shifts import shared_sites
 
-        return shared_sites(results)
+        with_moments = has_moments(results.reference) or has_moments(results.probe)
+        return shared_sites(results) if with_moments else []
     shared: list[str] | None = None
     for group in groups_of(results):
         node = group.reference if "site" in group.reference.dims else group.probe

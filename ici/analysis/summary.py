@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ici.analysis.convergence import run_steps_to_target
-from ici.analysis.parts import common_sites, parts
+from ici.analysis.parts import common_sites, lined_up, parts
 from ici.analysis.records import (
     Records,
     Target,
@@ -26,7 +26,6 @@ from ici.analysis.records import (
 )
 from ici.analysis.shifts import deepest_site, mean_shift, reference_shift
 from ici.analysis.spikes import PRESETS, SpikeRule, events, score
-from ici.store.results import merge_sites
 
 FINAL_SHARE = 0.05
 OVER_SEEDS = ("median", "min", "max")
@@ -218,17 +217,7 @@ def joined(tables: Sequence[xr.Dataset], results: Records) -> xr.Dataset:
     if len(tables) == 1:
         return tables[0]
     missing = {"going": True, "no_progress": False, "cause": ""}
-    for dim in ("site", "block"):
-        orders = [table[dim].values.tolist() for table in tables if dim in table.dims]
-        if orders:
-            labels = merge_sites(orders)
-            tables = [table.reindex({dim: labels}) for table in tables]
-    whole = xr.combine_by_coords(tables, join="outer", compat="no_conflicts", combine_attrs="drop")
-    assert isinstance(whole, xr.Dataset)
-    for dim in set(run_dims(results)) & set(whole.dims):
-        known = whole[dim].values.tolist()
-        order = results.experiment.get(dim) or known
-        whole = whole.reindex({dim: [value for value in order if value in known]})
+    whole = lined_up(tables, results.experiment)
     for name, value in missing.items():
         if name in whole:
             whole[name] = whole[name].fillna(value).astype(tables[0][name].dtype)

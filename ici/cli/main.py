@@ -22,6 +22,7 @@ usage: ici COMMAND ...
                                                  (ici run FILE --help lists every field)
   ici report RUN [RUN ...] [--compare DIM]       answers of a record: tables, interactive page,
                                                  figures, comparisons with verdicts
+  ici export RUN [--to FOLDER] [--format csv]    tables of a record as Parquet or CSV files
   ici watch DIR [--once]                         follow a record that is being written
   ici data list                                  the data sets there are
   ici data prepare NAME [--rebuild]              make a data set ready, e.g. before going offline
@@ -108,6 +109,12 @@ def _report(arguments: list[str]) -> int:
     return report_command(arguments)
 
 
+def _export(arguments: list[str]) -> int:
+    from ici.cli.export import export_command
+
+    return export_command(arguments)
+
+
 def _watch(arguments: list[str]) -> int:
     from ici.cli.watch import watch_command
 
@@ -135,6 +142,7 @@ def _doctor(arguments: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "report": _report,
+    "export": _export,
     "watch": _watch,
     "data": _data,
     "explain": _explain,

@@ -107,10 +107,10 @@ def show(
     if not options.no_figures:
         from ici.report.figures import draw_all
 
-        for each in records:
+        for each, read in zip(records, digests, strict=True):
             folder = out / "figures" if len(records) == 1 else out / "figures" / each.path.name
             with _busy(console, "drawing figures"):
-                drawn = draw_all(each, folder, options.lr)
+                drawn = draw_all(each, folder, options.lr, read)
             written += [path for path in drawn if path.suffix == ".png"]
     for path in written:
         console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ici.errors import InputError
 
@@ -148,6 +148,15 @@ def step_axis(axes: Axes, steps: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
     if axes.xaxis.get_tick_params()["labelbottom"]:
         axes.set_xlabel("step")
+
+
+def plain_log(axis: Any, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis or colour bar as plain numbers, a few whatever the range."""
+    ratio = high / low if low > 0 else 1.0
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 15 else (1.0, 3.0) if ratio < 1e3 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def lone_marker(values: np.ndarray) -> str:

@@ -66,10 +66,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of a record.
+        """The manifest of a record, in this schema whichever wrote it; the file stays as it is.
 
         Raises:
-          InputError: no manifest there, not readable as one, or written by another schema.
+          InputError: no manifest there, not readable as one, or of a newer schema.
         """
         path = folder / MANIFEST
         try:
@@ -80,17 +80,32 @@ class Manifest:
             ) from None
         except ValueError as error:
             raise _damaged(path, error) from None
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            seen = content.get("schema") if isinstance(content, dict) else None
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, int) or schema < 1:
             raise InputError(
-                f"{path} has schema {seen}: this version of ici reads schema {SCHEMA}; `ici run "
-                "--overwrite` replaces the record."
+                f"{path} has schema {schema}: wanted a number from 1 to {SCHEMA}; restore it, or "
+                "`ici run --overwrite` replaces the record."
+            )
+        if schema > SCHEMA:
+            raise InputError(
+                f"{path} has schema {schema}: this version of ici reads schemas up to {SCHEMA}; "
+                "install a newer ici, or `ici run --overwrite` replaces the record."
             )
         try:
             groups = {name: GroupEntry(**entry) for name, entry in content.pop("groups").items()}
-            return cls(**content, groups=groups)
+            return cls(**_of_this_schema(content), groups=groups)
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, error) from None
+
+
+def _of_this_schema(content: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a manifest of any schema up to this one as those of this one."""
+    if content["schema"] == 1:
+        # Schema 1 knew classifiers alone, and one length of warm-up for all runs.
+        warmup_steps = content["experiment"].get("warmup_steps", 0)
+        experiment = content["experiment"] | {"warmup_steps": [warmup_steps]}
+        content = content | {"task": "classification", "experiment": experiment}
+    return content | {"schema": SCHEMA}
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,9 @@ import xarray as xr
 from ici.errors import InputError
 from ici.store.manifest import Manifest
 from ici.store.writer import RECORDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Dimensions of the runs that a dataset has only where several values were swept.
 OPTIONAL = ("weight_decay", "warmup_steps", "beta1", "beta2")
@@ -124,6 +128,20 @@ class Results:
                 f"experiment with measure=({name!r},)."
             )
         return self._node(name)
+
+    def to_dataframe(self, what: str = "runs", features: bool = False) -> pd.DataFrame:
+        """A table of the record; docs/tables.md has their columns and units.
+
+        Args:
+          what: "runs", "train", "evaluation", "reference", "probe", "updates", "spikes" or a heavy
+            measurement, as far as the record has them.
+          features: a row for every feature of a site, in place of percentiles over its features.
+
+        Raises:
+          InputError: there is no such table, or no step is committed yet.
+        """
+        # What a run came to is for the analysis to say, which this layer must not import.
+        return importlib.import_module("ici.analysis.tables").table(self, what, features)
 
     def _node(self, node: str) -> xr.Dataset:
         parts = []

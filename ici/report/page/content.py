@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +10,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ici.analysis.answers import answers, best_lr
+from ici.analysis.answers import answers
+from ici.analysis.choices import best_lr
 from ici.analysis.digest import Digest
 from ici.analysis.outcomes import OUTCOMES
 from ici.analysis.records import describe_setting, short
 from ici.analysis.statistics import kaplan_meier
+from ici.report.captions import captions
+from ici.report.stacked import cell_settings, stacked
 
 MAX_SPIKES, MAX_MOVERS = 1000, 5
 
@@ -40,7 +42,7 @@ def content(digest: Digest) -> dict[str, Any]:
     Arrays have the dimensions setting, norm, lr, then seed where they are per run, then their own.
     A setting is a combination of all other swept values, such as a depth.
     """
-    settings = _settings(digest)
+    settings = cell_settings(digest)
     runs = digest.runs
     experiment = digest.experiment
     lrs = runs["lr"].values.tolist()
@@ -66,8 +68,8 @@ def content(digest: Digest) -> dict[str, Any]:
         "curves": {
             "steps": digest.curves["step"].values.tolist(),
             "bin": digest.curves.attrs["bin_steps"],
-            "mean": pack(_ordered(digest, digest.curves["mean"])),
-            "peak": pack(_ordered(digest, digest.curves["peak"])),
+            "mean": pack(stacked(digest, digest.curves["mean"])),
+            "peak": pack(stacked(digest, digest.curves["peak"])),
         },
         "shift": _dataset(digest, digest.shift),
         "inputs": _dataset(digest, digest.inputs),
@@ -75,23 +77,8 @@ def content(digest: Digest) -> dict[str, Any]:
         "measured": {name: _dataset(digest, each) for name, each in digest.measured.items()},
         "survival": _survival(digest, settings),
         "spikes": _spikes(digest, settings),
-        "captions": captions(digest),
+        "captions": _captions(digest),
     }
-
-
-def _settings(digest: Digest) -> list[dict[str, Any]]:
-    dims = [dim for dim in digest.cell_dims if dim not in ("norm", "lr")]
-    values = [digest.runs[dim].values.tolist() for dim in dims]
-    return [dict(zip(dims, each, strict=True)) for each in itertools.product(*values)]
-
-
-def _ordered(digest: Digest, values: xr.DataArray) -> np.ndarray:
-    """``[setting, norm, lr, (seed,) …]`` of an array with run or cell dimensions."""
-    others = [dim for dim in digest.cell_dims if dim not in ("norm", "lr")]
-    own = ["seed"] if "seed" in values.dims else []
-    ordered = values.transpose(*others, "norm", "lr", *own, ...)
-    array = np.asarray(ordered.values)
-    return array.reshape(-1, *array.shape[len(others) :])
 
 
 def _dataset(digest: Digest, dataset: xr.Dataset | None) -> dict[str, Any] | None:
@@ -104,7 +91,7 @@ def _dataset(digest: Digest, dataset: xr.Dataset | None) -> dict[str, Any] | Non
     for name, values in dataset.data_vars.items():
         own = [dim for dim in order if dim in values.dims]
         cells = [dim for dim in digest.cell_dims if dim in values.dims]
-        packed = pack(_ordered(digest, values.transpose(*cells, *own)))
+        packed = pack(stacked(digest, values.transpose(*cells, *own)))
         variables[str(name)] = packed | {"dims": own}
     return {"labels": labels, "variables": variables}
 
@@ -123,11 +110,9 @@ def _runs(digest: Digest) -> dict[str, Any]:
         "shift": "shift",
         "dead": "dead_features",
     }
-    found = {
-        key: pack(_ordered(digest, runs[name])) for key, name in wanted.items() if name in runs
-    }
+    found = {key: pack(stacked(digest, runs[name])) for key, name in wanted.items() if name in runs}
     index = {name: i for i, name in enumerate(OUTCOMES)}
-    outcome = np.vectorize(index.__getitem__)(_ordered(digest, runs["outcome"]))
+    outcome = np.vectorize(index.__getitem__)(stacked(digest, runs["outcome"]))
     return found | {"outcome": pack(outcome)}
 
 
@@ -255,59 +240,8 @@ def _facts(digest: Digest) -> list[str]:
     return [*facts, *digest.notes]
 
 
-def captions(digest: Digest) -> dict[str, str]:
-    """What each figure is of: the constants behind it, its floor, what a band is."""
-    experiment, attrs = digest.experiment, digest.runs.attrs
-    n = digest.n_seeds
-    band = (
-        f"Line: median of the running ones of {n} seeds; band: their range."
-        if n > 1
-        else "One seed: no interval."
-    )
-    probe = experiment.get("probe") or {}
-    every = probe.get("every", "?")
-    cells = f"Medians over {n} seeds." if n > 1 else "One seed."
-    floor = (
-        f"Reference batch of {experiment.get('reference_size', '?')} examples: a network that does "
-        "not change has shift exactly 0, so there is no sampling noise."
-    )
-    window = f"final loss: mean of a run's last {attrs['final_window_steps']} steps"
-    return {
-        "phase": f"Median over seeds of the {window}. ✕ k/n: k of n seeds diverged; ▬: a seed "
-        "ended no lower than its first loss; ▲: a seed spiked; ●: every seed reached the target. A "
-        "cell selects its norm, learning rate and setting in the other figures.",
-        "curves": f"Means over bins of {digest.curves.attrs['bin_steps']} steps. {band} Thin line: "
-        f"largest single loss. ▲: peaks of spikes ({digest.spikes.rule.describe()}); ✕: "
-        "divergence.",
-        "sensitivity": f"Median and range over seeds of the {window}; diverged seeds are in no "
-        "median, ✕ k/n counts them.",
-        "inputs": "Percentiles 15, 50, 85 over the units of all running seeds, of each unit's "
-        "mean and standard deviation on the training batch, as the training step saw it (every "
-        f"{every} steps). Training batches differ: small movements are sampling noise. On a log "
-        "scale, 0 (dead units) is drawn at the lower edge.",
-        "trace": "The same percentiles at one layer input over training. A line ends where every "
-        "seed has.",
-        "shift": f"RMS over units of the mean shift, in standard deviations of the unit. {cells} "
-        f"{floor}",
-        "gradients": f"Norm of the gradient of each block on the training batch, every {every} "
-        f"steps. {cells}",
-        "growth": "Least squares line through the log norms of the repeated blocks; factor per "
-        "layer towards the input, above 1 explodes, below 1 vanishes.",
-        "gradientShift": f"Change of each layer's gradient when the layers below it take their "
-        f"update, on the same batch (Santurkar et al. 2018, Def. 2.1). {cells}",
-        "attribution": f"Shift at each layer input (columns) when only one block (row) takes its "
-        f"update. {floor} Blank: exactly 0, the block is not upstream. {cells}",
-        "landscape": "Along the gradient at one point, over step sizes of ½ to 4 learning rates: "
-        f"range of the loss, and of the distance between gradients (Santurkar et al. 2018, §3.2). "
-        f"{cells}",
-        "sharpness": "Largest eigenvalue of the loss's Hessian on the training batch. Dotted: 2, "
-        f"above which plain gradient descent leaves a quadratic. {cells}",
-        "lossStep": "Loss after an update over the loss before it, on the same batch (Bjorck et "
-        f"al. 2018); dotted: 1, above which the update made its own batch worse. {cells}",
-        "survival": f"Kaplan–Meier: share of runs that have not met {attrs['target']} yet "
-        f"({digest.target_source}); band: 95 % log-log interval; runs that never met it are "
-        "censored at their end, diverged ones included.",
-        "spikes": f"{digest.spikes.rule.describe()}. Movers: layer inputs whose mean shift between "
-        "probes rose 4 standard deviations of its logarithm above the 16 probes before, within 50 "
-        "steps of the onset, first first.",
-    }
+def _captions(digest: Digest) -> dict[str, str]:
+    """The captions of the figures, with what only a page can do."""
+    found = captions(digest)
+    found["phase"] += " A cell selects its norm, learning rate and setting in the other figures."
+    return found

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ici.analysis.answers import telling_lr
+from ici.analysis.choices import telling_lr
 from ici.analysis.digest import Digest
 from ici.errors import InputError
 from ici.report.page.content import content
@@ -74,8 +74,8 @@ def page(experiments: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, 
 
 def _first_view(digest: Digest) -> dict[str, Any]:
     shown = content(digest)
-    lr, _ = telling_lr(digest)
-    return shown | {"firstSetting": 0, "firstLr": None if lr is None else shown["lrs"].index(lr)}
+    lr, _ = telling_lr(digest.runs)
+    return shown | {"firstSetting": 0, "firstLr": shown["lrs"].index(lr)}
 
 
 def _file(name: str) -> str:
