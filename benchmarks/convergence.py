@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import ici
-from benchmarks.studies import kept, markdown, parsed, studied, told
+from benchmarks.studies import kept, markdown, parsed, studied, told, took
 from ici.analysis.answers import sensitivity
 from ici.analysis.choices import best_lr
 from ici.analysis.convergence import steps_to_target, target_from_best
@@ -61,7 +61,7 @@ def main() -> None:
     norms = read.runs["norm"].values.tolist()
     ranked = sorted(zip(norms, scores.tolist(), strict=True), key=lambda each: -each[1])
     notes = [
-        f"{read.runs['diverged_at'].size} runs in {seconds:.0f} s. Mean and 95 % Student t "
+        f"{took(read, seconds)}. Mean and 95 % Student t "
         f"interval of {read.n_seeds} seeds, each norm at its best rate (median best evaluation).",
         "Targets, validation accuracy: "
         + "; ".join(f"depth {depth} {100 * value:.1f} %" for depth, value in targets.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import families, instruments, jax_work, sinks
+from benchmarks import families, instruments, jax_work, reports, sinks
 from benchmarks.contestants import Process, take_turns, together
 from benchmarks.rows import Row, Target, ratios
 from benchmarks.sizes import Size
@@ -273,6 +273,7 @@ BENCHMARKS: dict[str, Callable[[Size], list[Row]]] = {
     "loader": families.loader,
     "convolutions": families.convolutions,
     "sinks": sinks.sinks,
+    "report": reports.report,
     "imports": imports,
     "demo": demo,
 }

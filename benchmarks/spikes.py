@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import ici
-from benchmarks.studies import kept, markdown, parsed, studied, told
+from benchmarks.studies import kept, markdown, parsed, studied, told, took
 from ici.analysis.anatomy import Anatomy, Lead, dissect_spikes
 from ici.analysis.answers import sensitivity
 from ici.analysis.digest import Digest
@@ -61,7 +61,7 @@ def main() -> None:
     rows = table(read, options.out)
     lead = read.spikes.lead
     notes = [
-        f"{read.runs['diverged_at'].size} runs in {seconds:.0f} s; over {read.n_seeds} seeds and "
+        f"{took(read, seconds)}; over {read.n_seeds} seeds and "
         f"{read.runs.sizes['lr']} learning rates. Scores: mean over runs of the share of spike "
         "values. Spikes: events, until back counted once "
         f"({read.spikes.rule.describe()}); steps to recover: median.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def parsed(name: str, doc: str | None) -> argparse.Namespace:
 def studied(
     experiment: ici.Experiment, options: argparse.Namespace, smoke: dict[str, Any]
 ) -> tuple[Digest, float]:
-    """The digest of an experiment, and the seconds that it took; a finished record is reused."""
+    """The digest of an experiment and the seconds it took; NaN where a finished record is read."""
     if options.smoke:
         experiment = dataclasses.replace(experiment, **smoke)
     console = Console() if sys.stdout.isatty() else Console(width=120)
@@ -47,7 +48,13 @@ def studied(
             overwrite=options.overwrite,
             on_progress=progress.update,
         )
-    return digest(results), time.perf_counter() - started
+    return digest(results), time.perf_counter() - started if progress.seen else math.nan
+
+
+def took(read: Digest, seconds: float) -> str:
+    """How many runs there are, and the seconds they took where they were trained now."""
+    runs = f"{read.runs['diverged_at'].size} runs"
+    return runs if math.isnan(seconds) else f"{runs} in {seconds:.0f} s"
 
 
 def told(

@@ -22,8 +22,9 @@ from ici.analysis.records import Records, has_moments, run_dims, select, trainin
 from ici.analysis.shifts import mean_shift
 from ici.analysis.spikes import PRESETS, SpikeEvent, SpikeRule, band, events, score
 
-# Probes are few between spikes: a short memory, and four standard deviations of it.
-LEAD = SpikeRule("lead", window=16, k=4.0, two_sided=False, burn_in=6, min_std=1e-10)
+# Probes are few between spikes: a short memory. As far out as a spike of the loss has to be: with
+# less, of twenty sites one is always outside.
+LEAD = SpikeRule("lead", window=16, k=6.0, two_sided=False, burn_in=6, min_std=1e-10)
 LOOKBACK_STEPS = 50
 N_ROTATIONS = 999
 

@@ -6,7 +6,7 @@ then layer input: a table does not depend on how its record was split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,12 +132,11 @@ def _labels(results: Records) -> dict[str, list[Any]]:
     return {dim: results.runs[dim].values.tolist() for dim in run_dims(results)}
 
 
-def _shape(results: Records, opened: Callable[[Any], xr.Dataset]) -> _Shape:
+def _shape(results: Records, nodes: Sequence[xr.Dataset]) -> _Shape:
     labels = _labels(results)
     inner: dict[str, list[list[Any]]] = {}
     variables: dict[str, np.dtype[Any]] = {}
-    for group in splitting.groups_of(results):
-        node = opened(group)
+    for node in nodes:
         variables |= {str(name): each.dtype for name, each in node.items() if name not in variables}
         for dim in ("block", "site", "multiple"):
             if any(dim in each.dims for each in node.values()):
@@ -149,9 +148,10 @@ def _shape(results: Records, opened: Callable[[Any], xr.Dataset]) -> _Shape:
 
 def _node_frames(results: Records, what: str, features: bool) -> Iterator[pd.DataFrame]:
     opened = _node_tables(results)[what]
-    shape = _shape(results, opened)
-    for group in splitting.groups_of(results):
-        node = opened(group)
+    groups = list(splitting.groups_of(results))
+    nodes = [opened(group) for group in groups]
+    shape = _shape(results, nodes)
+    for group, node in zip(groups, nodes, strict=True):
         n_steps = node.sizes["step"]
         at_once = _steps_at_once(node, features)
         # A table without a step has its columns all the same.
@@ -225,7 +225,7 @@ def _spread(values: np.ndarray, dims: Any, n_dims: dict[str, int]) -> np.ndarray
 
 def _over_features(values: np.ndarray) -> np.ndarray:
     """`PERCENTILES` of ``values[..., D]`` over the features that are not NaN, ``[3, ...]``."""
-    rows = np.sort(values.reshape(-1, values.shape[-1]), axis=1)
+    rows = np.sort(values.reshape(-1, values.shape[-1]).astype(np.float64), axis=1)
     n_features = np.sum(~np.isnan(rows), axis=1)
     result = np.full((len(PERCENTILES), len(rows)), np.nan, values.dtype)
     # NaN sorts behind the numbers; rows with as many features, as one site has, go together.

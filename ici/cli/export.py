@@ -138,7 +138,9 @@ def _write_parquet(path: Path, frames: Iterator[pd.DataFrame], results: Any, nam
             if writer is None:
                 about = _about(results, name, list(frame.columns))
                 schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **about})
-                writer = pq.ParquetWriter(path, schema, write_page_checksum=True)
+                writer = pq.ParquetWriter(
+                    path, schema, compression="zstd", write_page_checksum=True
+                )
             writer.write_table(rows.cast(writer.schema))
             n_rows += len(frame)
     finally:

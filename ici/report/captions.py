@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ici.analysis.anatomy import LEAD, LOOKBACK_STEPS
 from ici.analysis.digest import Digest
 
 
@@ -57,6 +58,6 @@ def captions(digest: Digest) -> dict[str, str]:
         f"({digest.target_source}); band: 95 % log-log interval; runs that never met it are "
         "censored at their end, diverged ones included.",
         "spikes": f"{digest.spikes.rule.describe()}. Movers: layer inputs whose mean shift between "
-        "probes rose 4 standard deviations of its logarithm above the 16 probes before, within 50 "
-        "steps of the onset, first first.",
+        f"probes rose {LEAD.k:g} standard deviations of its logarithm above the {LEAD.window} "
+        f"probes before, within {LOOKBACK_STEPS} steps of the onset, first first.",
     }

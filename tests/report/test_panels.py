@@ -187,5 +187,5 @@ def test_every_swept_value_has_files_of_its_own(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("ici.report.figures.save", saved)
     swept = {"warmup_steps": (0, 100), "beta1": (0.9, 0.95), "beta2": (0.9995, 0.9999)}
     draw_all(blank(extra=swept, norms=("none",), lrs=(0.1,), seeds=(0,)), tmp_path)
-    assert len(set(names)) == len(names) == 4 * 8
+    assert len(set(names)) == len(names) == 5 * 8 + 1
     assert "loss_curves_depth=2_warmup_steps=100_beta1=0.95_beta2=0.9999" in names
