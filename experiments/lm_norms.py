@@ -46,7 +46,7 @@ experiment = ici.Experiment(
     seed=0,
     steps=150,
     batch_size=16,
-    probe=ici.Probe(stats=("moments", "attention", "output_logits"), every=10),
+    probe=ici.Probe(stats=("moments", "updates", "attention", "output_logits"), every=10),
     reference_size=32,
     reference_every=50,
     eval_every=50,

@@ -48,5 +48,6 @@ experiment = ici.Experiment(
     seed=(0, 1, 2),
     steps=600,
     batch_size=128,
+    probe=ici.Probe(stats=("moments", "updates"), every=10),
     target_accuracy=0.70,
 )

@@ -56,7 +56,7 @@ experiment = ici.Experiment(
     seed=(0, 1),
     steps=200,
     batch_size=64,
-    probe=ici.Probe(stats=("moments", "dead_units"), every=10),
+    probe=ici.Probe(stats=("moments", "updates", "dead_units"), every=10),
     reference_size=256,
     reference_every=50,
     eval_every=50,
