@@ -30,6 +30,38 @@ def at_best(runs: xr.Dataset, score: str) -> xr.Dataset:
     )
 
 
+def finished(runs: xr.Dataset) -> xr.Dataset:
+    """The runs with those that are still going blank: they have no final value yet."""
+    names = [name for name in runs if runs[name].dtype.kind == "f" and name != "diverged_at"]
+    return runs.assign({name: runs[name].where(~runs["going"].astype(bool)) for name in names})
+
+
+def comparable(digests: Mapping[str, Digest]) -> tuple[list[xr.Dataset], list[str]]:
+    """The runs of each experiment without what cannot be compared, and notes that say so.
+
+    Raises:
+      InputError: experiments of different tasks.
+    """
+    if len({digest.task for digest in digests.values()}) > 1:
+        tasks = ", ".join(f"{name} {digest.task}" for name, digest in digests.items())
+        raise InputError(f"experiments of different tasks ({tasks}): wanted the same task.")
+    tables, notes = [digest.runs for digest in digests.values()], []
+
+    def differing(attribute: str) -> str:
+        values = [table.attrs.get(attribute) for table in tables]
+        named = ", ".join(f"{n} {v}" for n, v in zip(digests, values, strict=True))
+        return named if len(set(values)) > 1 else ""
+
+    if targets := differing("target"):
+        tables = [table.drop_vars("steps_to_target", errors="ignore") for table in tables]
+        notes.append(f"no steps to target, as the targets differ: {targets}")
+    if sites := differing("site"):
+        notes.append(f"shift is that of the deepest site of each: {sites}")
+    if len({int(digest.experiment["steps"]) for digest in digests.values()}) > 1:
+        notes.append("the experiments trained for different numbers of steps")
+    return tables, notes
+
+
 def shared(
     tables: Sequence[xr.Dataset], names: Sequence[str]
 ) -> tuple[list[xr.Dataset], list[str]]:

@@ -83,7 +83,7 @@ def _training(digest: Digest) -> list[str]:
         said.sort(key=lambda each: -each[0] if digest.score == "accuracy" else each[0])
         if said:
             sentences.append(
-                f"Each at its own best learning rate{where}: "
+                f"Best evaluation of each at its own best learning rate{where}: "
                 + "; ".join(f"{norm} {text} at lr {short(lr)}" for _, norm, lr, text in said)
                 + "."
             )

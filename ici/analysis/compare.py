@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from ici.analysis.alignment import at_best, shared
+from ici.analysis.alignment import at_best, comparable, finished, shared
 from ici.analysis.digest import Digest
 from ici.analysis.records import describe_setting, short
 from ici.analysis.statistics import (
@@ -122,7 +122,7 @@ def compare(
     chosen = first if baseline is None else baseline
     if chosen not in labels:
         raise InputError(f"no run has {dim} {chosen}: wanted one of {labels}.")
-    return _compared(runs, dim, chosen, digest, at, level, paired=True)
+    return _compared(finished(runs), dim, chosen, digest, at, level, paired=True)
 
 
 def compare_records(
@@ -140,16 +140,15 @@ def compare_records(
     names = list(digests)
     if len(names) < 2:
         raise InputError("one experiment: wanted two or more to compare, or --compare norm.")
-    if len({digest.task for digest in digests.values()}) > 1:
-        tasks = ", ".join(f"{name} {digest.task}" for name, digest in digests.items())
-        raise InputError(f"experiments of different tasks ({tasks}): wanted the same task.")
+    comparables, notes = comparable(digests)
     first = digests[names[0]]
     seeds = [digest.runs["seed"].values.tolist() for digest in digests.values()]
     paired = all(each == seeds[0] for each in seeds)
-    notes = [] if paired else ["seeds differ: runs are compared unpaired"]
+    if not paired:
+        notes.append("seeds differ: runs are compared unpaired")
     tables = []
-    for digest in digests.values():
-        table = digest.runs if at == "equal" else at_best(digest.runs, digest.score)
+    for runs in comparables:
+        table = finished(runs) if at == "equal" else at_best(finished(runs), first.score)
         table = table.drop_vars(["cause", "outcome"], errors="ignore")
         if not paired:
             # Seeds of different runs that happen to have one number are no pair.
@@ -159,7 +158,9 @@ def compare_records(
     whole = xr.concat(
         tables, dim=xr.Variable("experiment", names), join="outer", combine_attrs="drop"
     )
-    whole.attrs = first.runs.attrs
+    # Misses of the longer experiment count as many steps as the shorter one had.
+    horizon = min(int(digest.scores["step"].max()) for digest in digests.values())
+    whole.attrs = first.runs.attrs | {"horizon": horizon}
     chosen = names[0] if baseline is None else baseline
     if chosen not in names:
         raise InputError(f"no experiment {chosen!r}: wanted one of {', '.join(names)}.")
@@ -198,7 +199,7 @@ def _compared(
         table = at_best(runs, digest.score)
     if "diverged_share" not in table:
         table = table.assign(diverged_share=table["diverged_at"].notnull().astype(np.float64))
-    horizon = int(digest.scores["step"].max())
+    horizon = runs.attrs.get("horizon", int(digest.scores["step"].max()))
     rows: list[Compared] = []
     others = [label for label in table[dim].values.tolist() if label != baseline]
     for setting in _others(table, dim):
@@ -216,8 +217,7 @@ def _compared(
         replace(row, p_adjusted=float(p), verdict=_verdict(row, float(p), level))
         for row, p in zip(rows, adjusted, strict=True)
     ]
-    n_tests = int(np.isfinite(adjusted).sum())
-    return Comparison(dim, tuple(final), level, at, n_tests, paired)
+    return Comparison(dim, tuple(final), level, at, int(np.isfinite(adjusted).sum()), paired)
 
 
 def _others(table: xr.Dataset, dim: str) -> Iterator[dict[str, Any]]:
@@ -243,7 +243,7 @@ def _where(table: xr.Dataset, dim: str, labels: tuple[Any, Any], setting: dict[s
     if "best_lr" not in table:
         return ""
     rates = [float(table["best_lr"].sel({dim: label, **setting})) for label in labels]
-    return " and ".join("no stable lr" if math.isnan(r) else f"lr {short(r)}" for r in rates)
+    return " and ".join("no finished lr" if math.isnan(r) else f"lr {short(r)}" for r in rates)
 
 
 def _row(
@@ -310,9 +310,8 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
             continue
         k, n = counts(label)
         tested: Any = fisher_exact([[k0, n0 - k0], [k, n - k]])
-        p_value = float(tested.pvalue)
         none = Interval(k / n - k0 / n0, math.nan, math.nan, n, level, "Fisher's exact test")
-        p_value = p_value if k or k0 else math.nan
+        p_value = float(tested.pvalue) if (k or k0) and runs.sizes["seed"] > 1 else math.nan
         effect = Effect(none, replace(none, estimate=math.nan), p_value, False, n)
         rows.append(
             Compared(
@@ -328,7 +327,7 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
                 math.nan,
                 "",
                 math.nan,
-                n,
+                runs.sizes["seed"],
                 0,
             )
         )

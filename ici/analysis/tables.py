@@ -66,7 +66,7 @@ def table(results: Records, what: str = "runs", features: bool = False) -> pd.Da
 def iter_table(
     results: Records, what: str = "runs", features: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """The parts of a `table`, each within `ici.analysis.parts.MAX_PART_BYTES` where one step is.
+    """The parts of a `table`: of `ici.analysis.parts.MAX_PART_BYTES` or so, or of a single step.
 
     All parts have the same columns, types and categories; there is at least one, perhaps empty.
 
@@ -121,11 +121,13 @@ class _Shape:
       labels: dimensions of the runs and their values, in the record's order.
       inner: further dimensions but feature, and their values.
       variables: names and types.
+      of_features: names of those with a value per feature.
     """
 
     labels: dict[str, list[Any]]
     inner: dict[str, list[Any]]
     variables: dict[str, np.dtype[Any]]
+    of_features: frozenset[str]
 
 
 def _labels(results: Records) -> dict[str, list[Any]]:
@@ -136,14 +138,16 @@ def _shape(results: Records, nodes: Sequence[xr.Dataset]) -> _Shape:
     labels = _labels(results)
     inner: dict[str, list[list[Any]]] = {}
     variables: dict[str, np.dtype[Any]] = {}
+    of_features: set[str] = set()
     for node in nodes:
         variables |= {str(name): each.dtype for name, each in node.items() if name not in variables}
+        of_features |= {str(name) for name, each in node.items() if "feature" in each.dims}
         for dim in ("block", "site", "multiple"):
             if any(dim in each.dims for each in node.values()):
                 inner.setdefault(dim, []).append(node[dim].values.tolist())
     labels_of = {dim: merge_sites(each) for dim, each in inner.items()}
     # Stores list their arrays in any order.
-    return _Shape(labels, labels_of, dict(sorted(variables.items())))
+    return _Shape(labels, labels_of, dict(sorted(variables.items())), frozenset(of_features))
 
 
 def _node_frames(results: Records, what: str, features: bool) -> Iterator[pd.DataFrame]:
@@ -166,7 +170,8 @@ def _steps_at_once(node: xr.Dataset, features: bool) -> int:
     n_bytes = node.nbytes / n_steps * _COPIES
     if features or "feature" not in node.sizes:
         n_rows = np.prod([n for dim, n in node.sizes.items() if dim != "step"])
-        n_bytes += n_rows * 8 * len(node.sizes)
+        # A position and a label along every dimension.
+        n_bytes += n_rows * 16 * len(node.sizes)
     at_once = max(1, int(splitting.MAX_PART_BYTES / n_bytes))
     chunks = next(iter(node.values())).encoding.get("preferred_chunks", {})
     stored = chunks.get("step", 1)
@@ -183,16 +188,16 @@ def _frame(
     n_dims = {dim: rows.sizes[dim] for dim in dims}
     values: dict[str, np.ndarray] = {}
     for name, dtype in shape.variables.items():
+        percentiles = name in shape.of_features and not features
         if name not in rows:
-            values[name] = np.full(tuple(n_dims.values()), np.nan, dtype)
-            continue
-        variable = rows[name]
-        if "feature" in variable.dims and not features:
-            over = variable.transpose(..., "feature")
+            names = [f"{name}_p{q}" for q in PERCENTILES] if percentiles else [name]
+            values |= {each: np.full(tuple(n_dims.values()), np.nan, dtype) for each in names}
+        elif percentiles:
+            over = rows[name].transpose(..., "feature")
             for q, found in zip(PERCENTILES, _over_features(over.values), strict=True):
                 values[f"{name}_p{q}"] = _spread(found, over.dims[:-1], n_dims)
         else:
-            values[name] = _spread(variable.values, variable.dims, n_dims)
+            values[name] = _spread(rows[name].values, rows[name].dims, n_dims)
     kept = np.zeros(tuple(n_dims.values()), bool)
     for each in values.values():
         kept |= ~np.isnan(each)

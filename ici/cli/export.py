@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +19,11 @@ from ici.store.results import Results, open_results
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("parquet", "csv")
+FORMATS = ("parquet", "csv", "csv.gz")
 # Its rows are those of every probed step: as large as the record itself.
 NOT_BY_DEFAULT = ("probe",)
 _USAGE = (
-    "ici export RUN [--to FOLDER] [--format parquet|csv] [--tables NAME ...] [--features] "
+    "ici export RUN [--to FOLDER] [--format parquet|csv|csv.gz] [--tables NAME ...] [--features] "
     "[--overwrite]"
 )
 
@@ -85,7 +87,7 @@ def export(
     features: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Written]:
-    """Writes tables of a record as ``folder/NAME.parquet`` or ``.csv``, one at a time.
+    """Writes tables of a record as ``folder/NAME.parquet``, ``.csv`` or ``.csv.gz``, one at a time.
 
     A file appears under its name once it is whole. Parquet pages carry checksums, and the schema
     the experiment, its fingerprint, the version of ici and the unit of every column.
@@ -94,16 +96,21 @@ def export(
       results: the record.
       folder: where to; made if it is not there.
       tables: names from `ici.analysis.tables.tables_of`; all but "probe" unless given.
-      format: parquet or csv.
+      format: parquet, csv or csv.gz.
       features: a row for every feature of a site, in place of percentiles over its features.
       overwrite: replace files that are there.
 
     Raises:
-      InputError: no such table, a file is there already, or the record is damaged; all but the
-        last before anything is written.
+      InputError: no such table, a file is there already, PyArrow is missing, or the record is
+        damaged; all but the last before anything is written.
     """
     from ici.analysis.tables import iter_table, tables_of
 
+    if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            "Parquet files are written with PyArrow, which is not installed: pip install pyarrow, "
+            "or --format csv."
+        )
     known = _sound(results, lambda: tables_of(results))
     names = list(dict.fromkeys(tables or (n for n in known if n not in NOT_BY_DEFAULT)))
     for name in names:
@@ -123,7 +130,7 @@ def export(
             if format == "parquet":
                 n_rows = _write_parquet(part, frames, results, name)
             else:
-                n_rows = _write_csv(part, frames)
+                n_rows = _write_csv(part, frames, zipped=format == "csv.gz")
         yield Written(path, n_rows, path.stat().st_size)
 
 
@@ -149,9 +156,10 @@ def _write_parquet(path: Path, frames: Iterator[pd.DataFrame], results: Any, nam
     return n_rows
 
 
-def _write_csv(path: Path, frames: Iterator[pd.DataFrame]) -> int:
+def _write_csv(path: Path, frames: Iterator[pd.DataFrame], zipped: bool) -> int:
     n_rows = 0
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    opened = gzip.open if zipped else open
+    with opened(path, "wt", newline="", encoding="utf-8") as file:
         for i, frame in enumerate(frames):
             frame.to_csv(file, index=False, header=i == 0)
             n_rows += len(frame)

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from ici.errors import InputError
-from ici.store.results import Results, open_results
+from ici.report.table import WIDTH
+from ici.store.results import OPTIONAL, Results, open_results
+
+CORE = ("norm", "depth", "lr")
 
 _USAGE = "ici report RUN [RUN ...] [--compare DIM] [options]"
 
@@ -48,14 +53,47 @@ def _parser() -> _Parser:
     parser.add_argument("--level", type=float, default=0.95, help="confidence level (0.95)")
     parser.add_argument("--lr", type=float, help="learning rate of the figures that show one")
     parser.add_argument("--out", help="folder of page and figures (the first record's)")
+    parser.add_argument(
+        "--no-answers", dest="answers", action="store_false", help="tables only, no sentences"
+    )
     parser.add_argument("--no-page", action="store_true", help="no interactive page")
     parser.add_argument("--no-figures", action="store_true", help="no PNG and PDF files")
     return parser
 
 
+def _check(options: argparse.Namespace, record: Results) -> None:
+    """Refuses what a record cannot be asked, before any of it is read."""
+    settings = record.experiment
+    dims = [
+        name
+        for name in ("norm", "depth", "lr", *OPTIONAL)
+        if isinstance(settings.get(name), list) and (name in CORE or len(settings[name]) > 1)
+    ]
+    for dim in options.compare:
+        if dim == "experiments":
+            continue
+        if dim not in dims:
+            raise InputError(
+                f"--compare {dim}: {record.path} was not swept over it: wanted one of "
+                f"{', '.join(dims)} or experiments."
+            )
+        if len(settings[dim]) < 2:
+            raise InputError(
+                f"--compare {dim}: {record.path} has the one value {settings[dim][0]}: wanted two "
+                "or more."
+            )
+    if "experiments" in options.compare and len(options.runs) < 2:
+        raise InputError("--compare experiments: one record given: wanted two or more.")
+    lrs = settings.get("lr")
+    if options.lr is not None and isinstance(lrs, list) and options.lr not in lrs:
+        raise InputError(f"--lr {options.lr}: no run has it: wanted one of {lrs}.")
+
+
 def report_options(figures: bool = True) -> argparse.Namespace:
     """The options of a plain report, as at the end of a run."""
-    return _parser().parse_args(["."] if figures else [".", "--no-figures", "--no-page"])
+    options = _parser().parse_args(["."] if figures else [".", "--no-figures", "--no-page"])
+    options.answers = False
+    return options
 
 
 def report_command(arguments: list[str]) -> int:
@@ -64,8 +102,10 @@ def report_command(arguments: list[str]) -> int:
     if not 0 < options.level < 1:
         raise InputError(f"--level is {options.level}: wanted a share such as 0.95.")
     records = [open_results(path) for path in options.runs]
+    for record in records:
+        _check(options, record)
     out = Path(options.out) if options.out else records[0].path
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     show(records, console, options, out)
     return 0
 
@@ -88,9 +128,11 @@ def show(
     for each, read in zip(records, digests, strict=True):
         if len(records) > 1:
             console.print(str(each.path), style="bold", markup=False, highlight=False)
+        if options.answers:
+            _print_answers(read, console)
         print_summary(each, console, summary=summary_of(read.runs))
         _print_hardware(each, console)
-    comparisons = _comparisons(records, digests, options)
+    comparisons = _comparisons(records, digests, options, console)
     for comparison in comparisons:
         print_comparison(comparison, console)
     if len(records) > 1:
@@ -129,8 +171,20 @@ def _make(folder: Path) -> None:
         ) from error
 
 
+def _print_answers(read: Any, console: Console) -> None:
+    from ici.analysis.answers import answers
+
+    for answer in answers(read):
+        console.print(answer.question, style="bold", markup=False, highlight=False)
+        for sentence in answer.sentences:
+            console.print(Padding(Text(sentence), (0, 0, 0, 2)), width=min(console.width, WIDTH))
+    console.print()
+
+
 def _print_hardware(results: Results, console: Console) -> None:
     hardware = results.manifest.environment
+    if not hardware:
+        return
     console.print(
         f"{hardware['devices']} × {hardware['device_kind']} ({hardware['cpu']}), "
         f"jax {hardware['versions']['jax']}, flax {hardware['versions']['flax']}",
@@ -140,7 +194,10 @@ def _print_hardware(results: Results, console: Console) -> None:
 
 
 def _comparisons(
-    records: Sequence[Results], digests: Sequence[Any], options: argparse.Namespace
+    records: Sequence[Results],
+    digests: Sequence[Any],
+    options: argparse.Namespace,
+    console: Console,
 ) -> list[Any]:
     from ici.analysis.compare import compare, compare_records
 
@@ -149,9 +206,15 @@ def _comparisons(
     for dim in wanted:
         if dim == "experiments":
             named = dict(zip(names_of(records), digests, strict=True))
-            found.append(
-                compare_records(named, options.baseline, at=options.at, level=options.level)
-            )
+            try:
+                found.append(
+                    compare_records(named, options.baseline, at=options.at, level=options.level)
+                )
+            except InputError as error:
+                if options.compare:
+                    raise
+                # Nobody asked for it: what each record says is shown all the same.
+                console.print(f"Not compared: {error}", style="dim", markup=False)
             continue
         for read in digests:
             baseline = _label(read, dim, options.baseline)

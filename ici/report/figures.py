@@ -24,15 +24,18 @@ from ici.analysis.records import (
 )
 from ici.analysis.summary import whole_table
 from ici.errors import InputError
-from ici.report.by_depth import draw_attribution, draw_gradient_norms, draw_gradient_shift
+from ici.report.attribution import draw_attribution
+from ici.report.gradient_norms import draw_gradient_norms
+from ici.report.gradient_shift import draw_gradient_shift
 from ici.report.landscape import draw_landscape
 from ici.report.layer_inputs import draw_layer_inputs
 from ici.report.losses import draw_final_loss, draw_loss_curves
 from ici.report.phase import draw_phase
-from ici.report.rates import draw_sensitivity, draw_survival
+from ici.report.sensitivity import draw_sensitivity
 from ici.report.shift_map import draw_shift_map
 from ici.report.spike_anatomy import draw_spike_anatomy
 from ici.report.style import RC, save
+from ici.report.survival import draw_survival
 
 MAX_SETTINGS = 8
 OF_MOMENTS = {"layer_inputs": draw_layer_inputs, "shift_map": draw_shift_map}
@@ -101,7 +104,7 @@ def _figures(
         title = f", {describe_setting(setting)}" if setting else ""
         going = int(digest.runs["going"].sel(setting).sum())
         title += f" ({going} runs still going)" if going else ""
-        shown, why = (lr, "") if lr is not None else _telling(digest, setting)
+        shown, why = (lr, "lr: as asked for.") if lr is not None else _telling(digest, setting)
         for kind, draw in OF_MOMENTS.items():
             if _has_moments(digest)[kind]:
                 yield kind + suffix, _of_moments(draw, results, setting, shown, why, title)
@@ -111,7 +114,7 @@ def _figures(
         for kind, draw in OF_RATES.items():
             yield kind + suffix, _bound(draw, digest, setting, title)
         for kind, draw in OF_BLOCKS.items():
-            yield kind + suffix, _bound(draw, digest, setting, shown, title)
+            yield kind + suffix, _bound(draw, digest, setting, shown, why, title)
 
 
 def _bound(draw: Callable[..., Any], *arguments: Any) -> Callable[[], Figure | None]:

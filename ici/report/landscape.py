@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from ici.analysis.digest import Digest
 from ici.analysis.records import short
-from ici.report.captions import captions
+from ici.report.provenance import of_runs, of_seeds
 from ici.report.style import lone_marker, new_figure, norm_styles, plain_log, step_axis
 
 
 def draw_landscape(
-    digest: Digest, setting: dict[str, Any], lr: float, title: str = ""
+    digest: Digest, setting: dict[str, Any], lr: float, why: str = "", title: str = ""
 ) -> Figure | None:
     """Bands of the loss and of the distance of gradients along the gradient, and smoothness.
 
@@ -25,23 +25,18 @@ def draw_landscape(
     panels = _panels(digest)
     if not panels:
         return None
-    text = captions(digest)
-    caption = text["landscape"] + " Bands: over step sizes; lines: their median."
-    if "sharpness" in digest.measured:
-        caption += f" Sharpness: {text['sharpness']}"
     figure = new_figure(
         0.8 + 2.5 * len(panels),
         2.9,
         f"Loss landscape along the gradient, lr {short(lr)}{title}",
-        caption,
+        _caption(digest, setting, lr, why, panels),
     )
     for axes, (measurement, name, label) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
         values = digest.measured[measurement][name].sel({**setting, "lr": lr})
-        _draw(axes, values, label, int(digest.experiment["steps"]))
-        if measurement == "sharpness":
-            axes.axhline(2, color="0.3", linewidth=0.7, linestyle=":")
+        limit = 2.0 if measurement == "sharpness" else None
+        _draw(axes, values, label, int(digest.experiment["steps"]), limit)
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="outside right center",
@@ -62,7 +57,10 @@ def _panels(digest: Digest) -> list[tuple[str, str, str]]:
     return [panel for panel in wanted if panel[0] in digest.measured]
 
 
-def _draw(axes: Axes, values: xr.DataArray, label: str, steps: int) -> None:
+def _draw(axes: Axes, values: xr.DataArray, label: str, steps: int, limit: float | None) -> None:
+    """Norms as lines, with a band over step sizes where there are several; `limit` is dotted."""
+    # A step that overflows has no place on an axis.
+    values = values.where(np.isfinite(values))
     drawn = False
     for norm, style in norm_styles(values["norm"].values.tolist()).items():
         line = values.sel(norm=norm)
@@ -88,9 +86,39 @@ def _draw(axes: Axes, values: xr.DataArray, label: str, steps: int) -> None:
             markersize=3.5,
             label=norm,
         )
-    if drawn:
+    positive = values.values[values.values > 0]
+    if limit is not None:
+        axes.axhline(limit, color="0.3", linewidth=0.7, linestyle=":")
+        positive = np.append(positive, limit)
+    # Within a small factor, a logarithmic axis has hardly a number.
+    if drawn and positive.max() > 4 * positive.min():
         axes.set_yscale("log")
-        positive = values.values[np.isfinite(values.values) & (values.values > 0)]
         plain_log(axes.yaxis, positive.min(), positive.max())
     axes.set_title(label)
     step_axis(axes, steps)
+
+
+def _caption(
+    digest: Digest,
+    setting: dict[str, Any],
+    lr: float,
+    why: str,
+    panels: list[tuple[str, str, str]],
+) -> str:
+    shown = {measurement for measurement, _, _ in panels}
+    text = f"{of_runs(digest, {**setting, 'lr': lr})} "
+    if "landscape" in shown:
+        multiples = digest.measured["landscape"]["multiple"].values
+        text += (
+            f"Along the gradient at one point, over {len(multiples)} step sizes of "
+            f"{multiples.min():g} to {multiples.max():g} learning rates: the loss, the distance of "
+            "the gradient there from the one here, and the largest ratio of that distance to the "
+            "step (Santurkar et al. 2018, §3.2). Bands: range over those where it "
+            "is finite; lines: their median. "
+        )
+    if "sharpness" in shown:
+        text += (
+            "λ max: largest eigenvalue of the loss's Hessian on the training batch; dotted: 2, "
+            "above which plain gradient descent leaves a quadratic. "
+        )
+    return f"{text}{of_seeds(digest)} {why}"

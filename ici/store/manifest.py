@@ -88,7 +88,7 @@ class Manifest:
             )
         if schema > SCHEMA:
             raise InputError(
-                f"{path} has schema {schema}: this version of ici reads schemas up to {SCHEMA}; "
+                f"{path} has schema {schema}: this version of ici reads schema {SCHEMA} and older; "
                 "install a newer ici, or `ici run --overwrite` replaces the record."
             )
         try:

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ici.errors import InputError
+from ici.store.lazily import labelled
 from ici.store.manifest import Manifest
 from ici.store.writer import RECORDS
 
@@ -150,12 +151,14 @@ class Results:
                 self.path / RECORDS / name, group=node, consolidated=False, chunks=None
             )
             part = part.isel(step=slice(0, entry.rows[node]))
-            parts.append(part.expand_dims(norm=[entry.norm], depth=[entry.depth]))
+            parts.append(labelled(part, norm=entry.norm, depth=entry.depth))
         if len(parts) == 1:
             # Lazy as opened: lining several groups up would read them whole.
             return parts[0].squeeze([dim for dim in OPTIONAL if parts[0].sizes.get(dim) == 1])
         if not parts:
             raise InputError(f"{self.path} has no committed group yet: wait for its first steps.")
+        # A group that has just begun has nothing to line up yet.
+        parts = [part for part in parts if part.sizes["step"]] or parts[:1]
         for dim in {"site", "block"} & set(parts[0].dims):
             labels = merge_sites([part[dim].values.tolist() for part in parts])
             parts = [part.reindex({dim: labels}) for part in parts]
@@ -171,9 +174,13 @@ class Results:
             parts, join="outer", compat="no_conflicts", combine_attrs="drop"
         )
         assert isinstance(dataset, xr.Dataset)
-        order = {"norm": self.experiment["norm"], "depth": self.experiment["depth"]}
+        # Every node has the runs that have a step, also where this one has none of theirs.
+        known = self.groups or [
+            (entry.norm, entry.depth) for entry in self.manifest.groups.values()
+        ]
+        begun = {"norm": {norm for norm, _ in known}, "depth": {depth for _, depth in known}}
         dataset = dataset.reindex(
-            {dim: [v for v in values if v in dataset[dim].values] for dim, values in order.items()}
+            {dim: [v for v in self.experiment[dim] if v in begun[dim]] for dim in begun}
         )
         return dataset.squeeze([dim for dim in OPTIONAL if dataset.sizes.get(dim) == 1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ici.errors import InputError
 
 MAX_SEEDS = 10_000
 _QUANTILES = 4096
+# Of the values: records are float32, and smaller differences are rounding.
+_RESOLUTION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def paired_effect(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Effect:
     """Effect of ``b[n]`` against ``a[n]`` whose runs share seed and data order, pair by pair.
 
     Student's t of the differences: what the seed does to both sides alike drops out. Differences
-    that are equal to the last bit have no spread to test against; such are steps to a target that
+    that are equal up to rounding have no spread to test against; such are steps to a target that
     is looked for at every fiftieth step only. Their p-value is that of the sign test,
     and NaN where all are 0: nothing to test.
 
@@ -57,17 +60,32 @@ def paired_effect(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Effect:
     n = len(differences)
     interval = mean_interval(differences, level)
     spread = float(differences.std(ddof=1)) if n > 1 else math.nan
-    statistic = _ratio(interval.estimate * math.sqrt(n), spread)
+    rounding = _rounding(first, second)
+    if spread <= rounding:
+        p_value = 2.0 ** (1 - n) if abs(interval.estimate) > rounding else math.nan
+        return _without_spread(interval.estimate, p_value, True, n, level)
+    statistic = interval.estimate * math.sqrt(n) / spread
     standardised = _standardised(statistic, n - 1, 1 / math.sqrt(n), n, level)
-    p_value = _two_sided(statistic, n - 1)
-    if n > 1 and spread == 0:
-        p_value = 2.0 ** (1 - n) if interval.estimate else math.nan
-        interval = replace(interval, low=math.nan, high=math.nan, method="no spread between seeds")
-    return Effect(interval, standardised, p_value, True, n)
+    return Effect(interval, standardised, _two_sided(statistic, n - 1), True, n)
+
+
+def _rounding(a: np.ndarray, b: np.ndarray) -> float:
+    return _RESOLUTION * float(max(np.abs(a).max(), np.abs(b).max()))
+
+
+def _without_spread(
+    difference: float, p_value: float, paired: bool, n: int, level: float
+) -> Effect:
+    why = "no spread between seeds: no interval"
+    none = Interval(difference, math.nan, math.nan, n, level, why)
+    return Effect(none, replace(none, estimate=math.nan), p_value, paired, n)
 
 
 def unpaired_effect(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Effect:
     """Effect of ``b[m]`` against ``a[n]`` whose runs share nothing: Welch's t.
+
+    Where neither side has a spread, the p-value is that of the permutation test, and NaN where
+    both are equal.
 
     Raises:
       InputError: values that are not finite.
@@ -82,25 +100,18 @@ def unpaired_effect(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Effect:
         none = Interval(difference, np.nan, np.nan, fewer, level, "one seed: no interval")
         unknown = Interval(np.nan, np.nan, np.nan, fewer, level, "one seed: no interval")
         return Effect(none, unknown, math.nan, False, fewer)
-    parts = first.var(ddof=1) / n, second.var(ddof=1) / m
+    stds, rounding = (first.std(ddof=1), second.std(ddof=1)), _rounding(first, second)
+    if max(stds) <= rounding:
+        p_value = 2 / math.comb(n + m, n) if abs(difference) > rounding else math.nan
+        return _without_spread(difference, p_value, False, fewer, level)
+    parts = float(stds[0]) ** 2 / n, float(stds[1]) ** 2 / m
     error = math.sqrt(sum(parts))
-    freedom = sum(parts) ** 2 / max(
-        parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1), np.finfo(float).tiny
-    )
-    freedom = max(freedom, 1.0)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1))
     half = float(t.ppf(0.5 + check_level(level) / 2, freedom)) * error
     interval = Interval(difference, difference - half, difference + half, fewer, level, "Welch t")
-    statistic = _ratio(difference, error)
+    statistic = difference / error
     standardised = _standardised(statistic, freedom, math.sqrt(1 / n + 1 / m), fewer, level)
     return Effect(interval, standardised, _two_sided(statistic, freedom), False, fewer)
-
-
-def _ratio(difference: float, error: float) -> float:
-    if math.isnan(error):
-        return math.nan
-    if error == 0:
-        return math.copysign(math.inf, difference) if difference else 0.0
-    return difference / error
 
 
 def _two_sided(statistic: float, freedom: float) -> float:
@@ -112,14 +123,16 @@ def _two_sided(statistic: float, freedom: float) -> float:
 def _standardised(statistic: float, freedom: float, scale: float, n: int, level: float) -> Interval:
     """Hedges' g ``scale · statistic``, its interval by inverting the noncentral t.
 
+    The interval is exact for normal values, and of the uncorrected effect: with few seeds `g` lies
+    below its middle.
+
     Source: Hedges, "Distribution theory for Glass's estimator of effect size", 1981.
     """
     from scipy.optimize import brentq
 
     correction = _hedges(freedom)
     if not math.isfinite(statistic) or not correction:
-        why = "no spread between seeds" if math.isinf(statistic) else "too few seeds"
-        return Interval(math.nan, math.nan, math.nan, n, level, f"{why}: no interval")
+        return Interval(math.nan, math.nan, math.nan, n, level, "too few seeds: no interval")
 
     def noncentrality(share: float) -> float:
         def excess(value: float) -> float:
@@ -133,8 +146,8 @@ def _standardised(statistic: float, freedom: float, scale: float, n: int, level:
     low, high = noncentrality(1 - tail), noncentrality(tail)
     return Interval(
         correction * statistic * scale,
-        correction * low * scale,
-        correction * high * scale,
+        low * scale,
+        high * scale,
         n,
         level,
         "noncentral t",
@@ -155,11 +168,18 @@ def noncentral_t_cdf(statistic: float, freedom: float, centre: float) -> float:
     The mean of ``Φ(t s − δ)`` over the quantiles of ``s = √(χ²_ν / ν)``: never NaN, which SciPy's
     own is for small probabilities.
     """
-    from scipy.special import chdtri, ndtr
+    from scipy.special import ndtr
+
+    return float(ndtr(statistic * _scales(freedom) - centre).mean())
+
+
+@lru_cache(maxsize=64)
+def _scales(freedom: float) -> np.ndarray:
+    """Quantiles of ``√(χ²_ν / ν)``; roots are searched for at one ν."""
+    from scipy.special import chdtri
 
     upper = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    scale = np.sqrt(chdtri(freedom, upper) / freedom)
-    return float(ndtr(statistic * scale - centre).mean())
+    return np.sqrt(chdtri(freedom, upper) / freedom)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -79,7 +79,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     mean = float(sample.mean())
     if n < 2:
         return Interval(mean, np.nan, np.nan, n, check_level(level), "one seed: no interval")
-    half = float(t.ppf(0.5 + check_level(level) / 2, n - 1)) * sample.std(ddof=1) / math.sqrt(n)
+    error = float(sample.std(ddof=1)) / math.sqrt(n)
+    half = float(t.ppf(0.5 + check_level(level) / 2, n - 1)) * error
     return Interval(mean, mean - half, mean + half, n, level, "Student t")
 
 
@@ -174,8 +175,9 @@ def stratified_interval(
         )
     settings, n = table.shape
     estimate = float(statistic(table.ravel(), axis=-1))
+    check_level(level)
     if n < 2:
-        return Interval(estimate, np.nan, np.nan, n, check_level(level), "one seed: no interval")
+        return Interval(estimate, np.nan, np.nan, n, level, "one seed: no interval")
     draws = np.random.default_rng(seed).integers(0, n, (n_resamples, settings, n))
     resampled = np.take_along_axis(table[None], draws, axis=2).reshape(n_resamples, -1)
     low, high = _expanded(statistic(resampled, axis=-1), n, level)
