@@ -140,6 +140,7 @@ def _check_writable(folder: Path) -> None:
 def _clear(folder: Path) -> None:
     """Removes an old record, and nothing that is not part of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for part in ("records", "figures", "tensorboard"):
+    for file in (MANIFEST, "report.html", "comparison.csv"):
+        (folder / file).unlink(missing_ok=True)
+    for part in ("records", "figures", "tables", "tensorboard"):
         shutil.rmtree(folder / part, ignore_errors=True)

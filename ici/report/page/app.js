@@ -40,7 +40,11 @@ function fill(select, choices, chosen) {
 
 function normsShown(e) { return e.norms.map((_, i) => i).filter((i) => state.norms.has(i)); }
 
-function optionsOf(figure) { return typeof figure.options === "function" ? figure.options(state.experiment) : figure.options || {}; }
+function optionsOf(figure) {
+  // A figure that is not shown may ask for what the record does not hold.
+  if (figure.when && !figure.when(state.experiment)) return {};
+  return typeof figure.options === "function" ? figure.options(state.experiment) : figure.options || {};
+}
 
 function figureOption(name) {
   if (state.options[name] === undefined) {

@@ -23,7 +23,7 @@ MAX_SPIKES, MAX_MOVERS = 1000, 5
 
 
 def pack(values: Any) -> dict[str, Any]:
-    """An array as ``{shape, data}``: float32 without its lowest 8 bits (relative error 2⁻¹⁷).
+    """An array as ``{shape, data}``: float32 without its lowest 8 bits (relative error 2⁻¹⁶).
 
     Four characters a number, whatever its size, NaN and infinities as they are.
     """
