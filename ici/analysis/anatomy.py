@@ -136,9 +136,10 @@ def movers_before(
             continue
         first = int(outside[0])
         with np.errstate(divide="ignore", invalid="ignore"):
-            before = np.log(values[max(0, first - rule.window) : first, s])
-        usual = math.exp(float(np.mean(before[np.isfinite(before)])))
-        largest = first + int(np.argmax(values[first : window[-1] + 1, s]))
+            before = np.log(values[:first, s])
+        # The probes that the band is of: those at which the site did not move are none of them.
+        usual = math.exp(float(np.mean(before[np.isfinite(before)][-rule.window :])))
+        largest = first + int(np.nanargmax(values[first : window[-1] + 1, s]))
         found.append(
             Mover(
                 site,
@@ -155,7 +156,7 @@ def lead_of_shift(
     onsets: Sequence[ArrayLike],
     outside: Sequence[ArrayLike],
     steps: Sequence[ArrayLike],
-    first_step: int,
+    first_steps: Sequence[int],
     last_steps: Sequence[int],
     *,
     lookback_steps: int = LOOKBACK_STEPS,
@@ -165,13 +166,14 @@ def lead_of_shift(
     """Tests the spikes of some runs against the same spikes at other times.
 
     A rotation moves all onsets of a run by one random number of steps, circularly between
-    `first_step` and the run's last one, so that their number and distances stay as they are.
+    the run's first step and its last one, so that their number and distances stay as they are.
 
     Args:
       onsets: per run the steps of its spikes.
       outside: per run bool ``[P]``: whether any site is outside its band at each probe.
       steps: per run ``[P]``, steps of its probes.
-      first_step: from which on spikes can be found.
+      first_steps: per run, from which on spikes and excursions can be found; spikes before are
+        not counted.
       last_steps: per run, one past the last step.
       lookback_steps: how long before the onset an excursion counts; the onset's own step does.
       n_rotations: rotations drawn.
@@ -181,8 +183,11 @@ def lead_of_shift(
     n_events = n_led = 0
     null = np.zeros(n_rotations)
     leads: list[float] = []
-    for run_onsets, run_outside, at, last in zip(onsets, outside, steps, last_steps, strict=True):
+    for run_onsets, run_outside, at, first_step, last in zip(
+        onsets, outside, steps, first_steps, last_steps, strict=True
+    ):
         when = np.asarray(run_onsets, int)
+        when = when[when >= first_step]
         length = int(last) - first_step
         if not when.size or length < 2:
             continue
@@ -228,12 +233,14 @@ class RunSpikes:
     """The spikes of one run with what the study of all needs of it.
 
     `outside` (bool ``[P]``, whether any site was outside its band at each of `probe_steps`) is None
-    where no moments were recorded; `last_step` is one past the last recorded step.
+    where no site could be judged; `first_step` is the first at which a spike and a site could be,
+    `last_step` is one past the last recorded one.
     """
 
     spikes: tuple[Anatomy, ...]
     outside: np.ndarray | None
     probe_steps: np.ndarray
+    first_step: int
     last_step: int
 
 
@@ -273,7 +280,7 @@ def spikes_of(
         shifts = _shifts_of_run(results, labels[i])
         if shifts is None:
             spikes = tuple(Anatomy(labels[i], event, ()) for event in run_events)
-            found.append(RunSpikes(spikes, None, probe_steps, last_step))
+            found.append(RunSpikes(spikes, None, probe_steps, rule.burn_in, last_step))
             continue
         sites, moved = shifts["site"].values.tolist(), shifts.transpose("step", "site").values
         deviation = excursions(moved)
@@ -288,7 +295,10 @@ def spikes_of(
             for event in run_events
         )
         outside = np.any(np.nan_to_num(deviation, nan=-np.inf) >= LEAD.k, axis=1)
-        found.append(RunSpikes(spikes, np.asarray(outside), probe_steps, last_step))
+        judged = probe_steps[np.isfinite(deviation).any(axis=1)]
+        first_step = max(rule.burn_in, int(judged[0])) if judged.size else last_step
+        known = np.asarray(outside) if judged.size else None
+        found.append(RunSpikes(spikes, known, probe_steps, first_step, last_step))
     return found
 
 
@@ -298,14 +308,17 @@ def study_of(
     lookback_steps: int = LOOKBACK_STEPS,
 ) -> SpikeStudy:
     """The study of all runs with spikes, however many parts of a record they came from."""
-    judged = [run for run in runs if run.outside is not None]
+    # Sorted, so that the draws do not depend on the order in which parts were read.
+    judged = sorted(
+        (run for run in runs if run.outside is not None), key=lambda run: repr(run.spikes[0].run)
+    )
     lead = None
     if judged:
         lead = lead_of_shift(
             [[spike.event.onset for spike in run.spikes] for run in judged],
             [run.outside for run in judged if run.outside is not None],
             [run.probe_steps for run in judged],
-            rule.burn_in,
+            [run.first_step for run in judged],
             [run.last_step for run in judged],
             lookback_steps=lookback_steps,
         )

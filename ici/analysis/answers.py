@@ -111,7 +111,8 @@ def _speed(digest: Digest) -> list[str]:
             values = steps.sel({"norm": norm, "lr": lr, **setting}).values
             met = np.isfinite(values)
             middle = np.median(np.where(np.isnan(values), np.inf, values))
-            text = f"{middle:.0f} steps" if math.isfinite(middle) else "missed by most seeds"
+            missed = "not met yet" if np.isnan(values).any() else "missed"
+            text = f"{middle:.0f} steps" if math.isfinite(middle) else f"{missed} by most seeds"
             said.append((middle, f"{norm} {text} ({met.sum()} of {len(values)} seeds met it)"))
         said.sort(key=lambda each: each[0])
         if said:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from scipy import stats
@@ -58,6 +58,7 @@ DRAWS: dict[str, Draw] = {"normal": normal, "lognormal": lognormal, "discrete": 
 SIZES = (3, 5, 10, 20)
 
 
+@cache
 def truth(draw: Draw, statistic: Callable[..., np.ndarray]) -> float:
     """A statistic of the population: of a sample so large that its error does not matter."""
     return float(statistic(draw(np.random.default_rng(99), 2_000_000), axis=-1))

@@ -84,6 +84,22 @@ def test_the_simulation_sees_an_interval_that_is_too_narrow():
     assert found.held < 0.9 and found.below > 5 * found.above
 
 
+@pytest.mark.parametrize(
+    ("kind", "measured"),
+    [
+        (coverage.of_mean, (0.838, 0.835, 0.851, 0.865)),
+        (coverage.of_welch, (0.891, 0.878, 0.891, 0.902)),
+        (coverage.of_stratified, (0.908, 0.950, 0.950, 0.948)),
+    ],
+)
+def test_very_skewed_values_are_held_as_seldom_as_the_docs_say(kind, measured):
+    # The docs' 2,000 simulations have another seed; three standard errors of both together.
+    sims = 300
+    for n, share in zip(coverage.SIZES, measured, strict=True):
+        error = 3 * math.sqrt(share * (1 - share) * (1 / sims + 1 / 2000))
+        assert kind(coverage.lognormal, n, sims, seed=7).held == pytest.approx(share, abs=error)
+
+
 def test_logrank_rejects_too_often_with_few_runs_only():
     small, large = (coverage.size_of_logrank(n, SIMS) for n in (3, 20))
     assert large < 0.05 + 3 * math.sqrt(0.0475 / SIMS) + 0.01

@@ -1,0 +1,368 @@
+"""Every sentence says what the record holds: its numbers are computed again from the arrays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from fake_records import FakeRecords, blank, diverge
+
+from ici.analysis.answers import answers, sensitivity
+from ici.analysis.digest import digest
+from ici.analysis.gradients import GRADIENT_NORM
+from ici.analysis.spikes import PRESETS, SpikeRule, spike_rule
+
+RULE = spike_rule(None, window=4, k=8.0)
+
+
+def said(records: FakeRecords, question: str, rule: SpikeRule = RULE) -> list[str]:
+    """The sentences to the one question that starts with these words; none if it is left out."""
+    found = [each for each in answers(digest(records, rule)) if each.question.startswith(question)]
+    assert len(found) < 2
+    return list(found[0].sentences) if found else []
+
+
+def one(records: FakeRecords, question: str, rule: SpikeRule = RULE) -> str:
+    (sentence,) = said(records, question, rule)
+    return sentence
+
+
+def learned(**more) -> FakeRecords:
+    """Losses fall; the accuracy at lr 0.1 ends at 0.6 or 0.7 (batch) plus 0.02 per seed."""
+    records = blank(**more)
+    loss = records.train["loss"]
+    fall = xr.DataArray(np.linspace(1.0, 0.4, loss.sizes["step"]), dims="step")
+    loss[:] = (xr.zeros_like(loss) + fall).transpose(*loss.dims).values
+    scores = records.evaluation["accuracy"]
+    rise = scores["step"] / scores["step"][-1]
+    for norm in scores["norm"].values.tolist():
+        for lr in scores["lr"].values.tolist():
+            for seed in scores["seed"].values.tolist():
+                top = (0.7 if norm == "batch" else 0.6) * (1 if lr == 0.1 else 0.5) + 0.02 * seed
+                scores.loc[{"norm": norm, "lr": lr, "seed": seed}] = (rise * top).values
+    return records
+
+
+# Which norm trains best?
+
+
+def test_medians_and_ranges_at_the_best_rate_best_first():
+    sentence = one(learned(), "Which norm trains best (validation accuracy)")
+    assert sentence == (
+        "Best evaluation of each at its own best learning rate: "
+        "batch 72.0 % [70.0 to 74.0, 3 seeds] at lr 0.1; "
+        "none 62.0 % [60.0 to 64.0, 3 seeds] at lr 0.1."
+    )
+
+
+def test_a_rate_at_which_a_seed_diverged_is_nobodys_best():
+    records = learned()
+    diverge(records, 5, norm="batch", lr=0.1, seed=1)
+    sentence = one(records, "Which norm")
+    # At the other rate, batch has half of 0.7 plus 0, 2 and 4 points.
+    assert "batch 37.0 % [35.0 to 39.0, 3 seeds] at lr 0.01" in sentence
+    assert sentence.index("none 62.0") < sentence.index("batch 37.0")
+
+
+def test_the_best_evaluation_need_not_be_the_last():
+    records = learned()
+    records.evaluation["accuracy"].loc[{"norm": "none", "lr": 0.1, "step": 10}] = 0.95
+    assert "none 95.0 % [95.0 to 95.0, 3 seeds]" in one(records, "Which norm")
+
+
+def test_lower_losses_come_first():
+    records = learned()
+    records.task = "regression"
+    records.evaluation["loss"].loc[{"norm": "batch", "lr": 0.01, "step": 10}] = 0.25
+    sentence = one(records, "Which norm trains best (validation loss)")
+    assert sentence.index("batch 0.25 [0.25 to 0.25, 3 seeds] at lr 0.01") < sentence.index(
+        "none 1 "
+    )
+
+
+def test_one_seed_has_no_interval():
+    records = learned(seeds=(0,))
+    assert "batch 70.0 % (1 seed, no interval) at lr 0.1" in one(records, "Which norm")
+    trust = said(records, "How sure")
+    assert trust[0].startswith("One seed: no interval and no verdict")
+    assert not any(
+        "[" in sentence for each in answers(digest(records)) for sentence in each.sentences
+    )
+
+
+def all_diverged(records: FakeRecords, norm: str) -> FakeRecords:
+    for lr in records.runs["lr"].values.tolist():
+        for seed in records.runs["seed"].values.tolist():
+            diverge(records, 6, norm=norm, lr=lr, seed=seed)
+    return records
+
+
+def test_a_norm_that_never_trains_is_named():
+    found = said(all_diverged(learned(), "none"), "Which norm")
+    assert found[0].count("seeds]") == 1 and "batch" in found[0]
+    assert found[1] == "none: at every learning rate a seed diverged or has no evaluation."
+
+
+def test_everything_diverged():
+    records = all_diverged(all_diverged(learned(), "none"), "batch")
+    assert said(records, "Which norm") == [
+        "none and batch: at every learning rate a seed diverged or has no evaluation."
+    ]
+    assert said(records, "Up to which") == [
+        "No seed diverges: none at none of the rates; batch at none of the rates."
+    ]
+    assert "12 runs, 12 diverged; those are in no median." in said(records, "How sure")
+    # Nobody met the target, and each rate is as bad as the first loss.
+    assert said(records, "How fast")[0].startswith("No run has met the target")
+    assert "none 0 [0 to 0, 3 seeds]" in one(records, "How much")
+
+
+def test_settings_are_kept_apart():
+    records = learned(depths=(2, 4))
+    records.evaluation["accuracy"].loc[{"depth": 4}] *= 0.5
+    found = said(records, "Which norm")
+    assert len(found) == 2
+    assert " at depth 2: batch 72.0 %" in found[0] and " at depth 4: batch 36.0 %" in found[1]
+
+
+def test_of_many_settings_four_are_told():
+    records = learned(depths=tuple(range(1, 11)))
+    told = [re.search(r"at depth (\d+)", each) for each in said(records, "Which norm")]
+    assert [match and match[1] for match in told] == ["1", "4", "7", "10"]
+
+
+# How fast?
+
+
+def test_median_steps_to_the_experiments_target():
+    # 0.7 times a rise that is 0.5 at step 10 and 0.75 at step 15.
+    found = one(learned(target=0.4), "How fast do they get there (40% acc.)?")
+    assert found == (
+        "Median steps to the target, set by the experiment, at each norm's best rate: "
+        "none 15 steps (3 of 3 seeds met it); batch 15 steps (3 of 3 seeds met it)."
+    )
+
+
+def test_a_derived_target_says_so():
+    found = one(learned(target=None), "How fast do they get there (72% acc.)?")
+    assert "set by the record: median over seeds of the best setting's best evaluation" in found
+    # Seeds 1 and 2 get there at the last evaluation, the first does not.
+    assert "batch 20 steps (2 of 3 seeds met it)" in found
+    assert "none missed by most seeds (0 of 3 seeds met it)" in found
+
+
+def test_a_target_that_nobody_meets():
+    assert one(learned(target=0.99), "How fast") == (
+        "No run has met the target (set by the experiment)."
+    )
+
+
+def test_a_target_at_a_rate_that_is_not_the_best_is_no_miss():
+    records = learned(target=0.65)
+    records.evaluation["accuracy"].loc[{"norm": "none", "lr": 0.1, "seed": [1, 2]}] = 0.66
+    found = one(records, "How fast")
+    assert "none 0 steps (2 of 3 seeds met it)" in found
+
+
+def unfinished(records: FakeRecords) -> FakeRecords:
+    records.train = records.train.isel(step=slice(0, 10))
+    records.evaluation = records.evaluation.sel(step=[0, 5, 10])
+    records.reference = records.reference.sel(step=[0, 10])
+    return records
+
+
+def test_runs_still_going_have_not_missed_their_target():
+    records = unfinished(learned(target=0.36))
+    found = one(records, "How fast")
+    # 0.37 of the second seed at step 10 is enough: 0.35, 0.36 and 0.37 for batch.
+    assert "batch 10 steps (2 of 3 seeds met it)" in found
+    assert "none not met yet by most seeds (0 of 3 seeds met it)" in found
+    assert "missed" not in found
+
+
+def test_a_record_still_going_says_so():
+    found = said(unfinished(learned()), "How sure")
+    assert found[-1] == "12 runs are still going: this is what they have recorded so far."
+    # What depends on final values is not told yet.
+    assert not said(unfinished(learned()), "How much")
+
+
+# Up to which learning rate?
+
+
+def test_the_largest_rate_at_which_no_seed_diverges():
+    records = learned(lrs=(0.3, 0.01, 0.1))
+    diverge(records, 3, norm="none", lr=0.1, seed=2)
+    assert one(records, "Up to which") == (
+        "No seed diverges: none up to 0.01; batch at all 3 (up to 0.3, the end of the grid)."
+    )
+
+
+def test_a_gap_ends_the_range():
+    records = learned(lrs=(0.01, 0.1, 0.3))
+    diverge(records, 3, norm="none", lr=0.01, seed=2)
+    assert "none at none of the rates" in one(records, "Up to which")
+
+
+def test_runs_without_progress_are_counted():
+    records = learned()
+    records.train["loss"].loc[{"norm": "batch", "lr": 0.1, "seed": [0, 1]}] = 1.0
+    assert said(records, "Up to which")[1:] == [
+        "batch: 2 of 6 runs did not diverge but ended no lower than their first loss."
+    ]
+
+
+# How much does the learning rate matter?
+
+
+def test_sensitivity_from_final_losses_and_first_ones():
+    records = learned(lrs=(0.1, 0.01, 1.0))
+    loss = records.train["loss"]
+    for seed in range(3):
+        loss.loc[{"norm": "none", "lr": 0.01, "seed": seed, "step": 19}] = 0.2 + 0.1 * seed
+        diverge(records, 5, norm="none", lr=1.0, seed=seed)
+    found = sensitivity(digest(records, RULE), {"depth": 2})
+    # Above the best of three: 0, then 0.4 minus it, and the first loss, 1, minus it.
+    best = np.minimum(0.4, 0.2 + 0.1 * np.arange(3))
+    expected = ((0.2 + 0.1 * np.arange(3)) + 0.4 + 1.0) / 3 - best
+    np.testing.assert_allclose(found["none"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["batch"], 0, atol=1e-12)
+    sentence = one(records, "How much")
+    numbers = f"{np.median(expected):.3g} [{expected.min():.3g} to {expected.max():.3g}, 3 seeds]"
+    assert f"none {numbers}" in sentence and "over 3 rates" in sentence
+
+
+def test_one_rate_has_no_sensitivity():
+    assert not said(learned(lrs=(0.1,)), "How much")
+
+
+# How far do inputs move?
+
+
+def test_the_shift_at_the_deepest_site_and_the_best_rate():
+    records = learned()
+    mean = records.reference["mean"]
+    for seed in range(3):
+        mean.loc[{"norm": "none", "lr": 0.1, "seed": seed, "step": 20, "site": "head"}] = 3.0 + seed
+        mean.loc[{"norm": "none", "lr": 0.01, "seed": seed, "step": 20, "site": "head"}] = 90.0
+    sentence = one(records, "How far do the inputs of head move?")
+    assert "batch 0 [0 to 0, 3 seeds] at lr 0.1; none 4 [3 to 5, 3 seeds] at lr 0.1." in sentence
+
+
+def test_no_moments_no_shift():
+    records = learned()
+    for name in ("probe", "reference"):
+        setattr(records, name, getattr(records, name).drop_vars(["mean", "std"]))
+    assert not said(records, "How far")
+    assert said(records, "Which norm")
+
+
+# Where do losses spike?
+
+
+def spiky() -> FakeRecords:
+    records = learned(steps=200, probe_every=5, reference_every=50, eval_every=50)
+    loss, mean = records.train["loss"], records.probe["mean"]
+    rng = np.random.default_rng(0)
+    loss[:] = np.linspace(1.0, 0.5, 200) + rng.uniform(-0.01, 0.01, loss.shape)
+    mean[:] = np.cumsum(rng.uniform(0.09, 0.11, mean.shape[:-1]), axis=-2)[..., None]
+    for norm, lr, seed, onset, site in (
+        ("none", 0.1, 0, 120, "head"),
+        ("none", 0.1, 0, 160, "head"),
+        ("none", 0.1, 1, 150, "blocks/0/linear"),
+        ("batch", 0.01, 2, 133, ""),
+    ):
+        run = {"norm": norm, "lr": lr, "seed": seed}
+        loss.loc[run | {"step": [onset, onset + 1]}] = 9.0
+        if site:
+            mean.loc[run | {"site": site, "step": slice(onset - 10, None)}] += 20.0
+    return records
+
+
+def test_spikes_and_what_led_them():
+    records, rule = spiky(), spike_rule(None, window=20, k=8.0)
+    study = digest(records, rule).spikes
+    first, second, third = said(records, "Where do losses spike", rule)
+    assert first.startswith("Spikes: none 3 in 2 of 6 runs; batch 1 in 1 of 6 runs (custom: >= 8 ")
+    lead = study.lead
+    assert lead is not None and (lead.n_led, lead.n_events, lead.median_steps) == (3, 4, 10)
+    assert second.startswith(
+        "Before 3 of 4 spikes a layer's inputs left their usual range within "
+        f"{lead.lookback_steps} steps (median 10 steps before)"
+    )
+    assert f"{100 * lead.null_share:.0f} % (p = {lead.p_value:.3g}, spikes at 999 other" in second
+    assert third == "First to move: head (2×), blocks/0/linear (1×)."
+
+
+def test_no_spikes_are_an_answer():
+    found = said(learned(), "Where do losses spike")
+    assert len(found) == 1
+    assert found[0].startswith("Spikes: none 0 in 0 of 6 runs; batch 0 in 0 of 6 runs (")
+
+
+def test_runs_that_are_too_short_to_judge():
+    found = one(learned(), "Where do losses spike", PRESETS["olmo_core"])
+    assert found.startswith("No run is long enough to judge a single step (olmo_core: >= 6 std")
+
+
+# Do gradients vanish or explode?
+
+
+def with_gradients(factor: dict[str, float]) -> FakeRecords:
+    records = learned()
+    like = records.probe["mean"].isel(site=0, feature=0, drop=True)
+    blocks = [f"blocks/{i}/linear" for i in range(3)]
+    grows = xr.DataArray(list(factor.values()), {"norm": list(factor)}, ["norm"])
+    power = xr.DataArray([2.0, 1.0, 0.0], {"block": blocks}, ["block"])
+    norms = grows**power * xr.ones_like(like)
+    # Later steps are another story.
+    norms = norms.where(norms["step"] == 0, 1.0)
+    records.probe[GRADIENT_NORM] = norms.transpose(*like.dims, "block").astype(np.float32)
+    return records
+
+
+def test_growth_of_gradients_at_initialization():
+    sentence = one(with_gradients({"none": 0.5, "batch": 1.25}), "Do gradients vanish")
+    assert "grow by none × 0.5 (R² 1.00); batch × 1.25 (R² 1.00); below 1 they vanish" in sentence
+
+
+def test_without_norms_of_gradients_there_is_no_answer():
+    assert not said(learned(), "Do gradients vanish")
+    records = with_gradients({"none": 0.5, "batch": 1.25})
+    records.probe = records.probe.isel(block=[0, 1])
+    assert not said(records, "Do gradients vanish")
+
+
+def test_gradients_of_runs_that_diverged_at_once():
+    records = with_gradients({"none": 0.5, "batch": 1.25})
+    for lr in (0.01, 0.1):
+        for seed in range(3):
+            diverge(records, 0, norm="none", lr=lr, seed=seed)
+    sentence = one(records, "Do gradients vanish")
+    assert "none" not in sentence and "batch × 1.25" in sentence
+
+
+# How sure is this?
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [(3, "3 seeds a cell. Brackets are the range"), (6, "6 seeds a cell; brackets are the range")],
+)
+def test_the_number_of_seeds_is_told(n: int, words: str):
+    records = learned(seeds=tuple(range(n)))
+    diverge(records, 5, norm="none", lr=0.1, seed=1)
+    found = said(records, "How sure")
+    assert found[0].startswith(words)
+    assert found[1] == f"{4 * n} runs, 1 diverged; those are in no median."
+    assert len(found) == 2
+
+
+def test_every_answer_has_a_sentence_and_every_sentence_ends():
+    records = spiky()
+    for each in answers(replace(digest(records, RULE), notes=("a note",))):
+        assert each.question.endswith("?") and each.sentences
+        assert all(sentence.endswith(".") and "nan" not in sentence for sentence in each.sentences)
