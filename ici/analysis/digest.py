@@ -126,10 +126,11 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
         if site is not None:
             n_sites = part.reference.sizes["site"]
             pieces["shift"].append(_shift(part, _n_steps(SHIFT_VALUES, n_cells * n_sites * 2)))
-        if has_moments(part.probe):
+        probed = bool(part.probe.sizes.get("step"))
+        if probed and has_moments(part.probe):
             per_step = n_cells * part.probe.sizes["site"] * 2 * len(PERCENTILES)
             pieces["inputs"].append(layer_inputs(part, _n_steps(INPUT_VALUES, per_step)))
-        if GRADIENT_NORM in part.probe:
+        if probed and GRADIENT_NORM in part.probe:
             n_blocks = part.probe.sizes["block"]
             pieces["gradients"].append(
                 _gradients(part, _n_steps(MEASURED_VALUES, n_cells * n_blocks))

@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
-from fake_records import FakeRecords, blank, diverge
+from fake_records import FakeRecords, diverge
+from told import RULE, learned, one, said
 
 from ici.analysis.answers import answers, sensitivity
 from ici.analysis.digest import digest
-from ici.analysis.gradients import GRADIENT_NORM
-from ici.analysis.spikes import PRESETS, SpikeRule, spike_rule
-
-RULE = spike_rule(None, window=4, k=8.0)
-
-
-def said(records: FakeRecords, question: str, rule: SpikeRule = RULE) -> list[str]:
-    """The sentences to the one question that starts with these words; none if it is left out."""
-    found = [each for each in answers(digest(records, rule)) if each.question.startswith(question)]
-    assert len(found) < 2
-    return list(found[0].sentences) if found else []
-
-
-def one(records: FakeRecords, question: str, rule: SpikeRule = RULE) -> str:
-    (sentence,) = said(records, question, rule)
-    return sentence
-
-
-def learned(**more) -> FakeRecords:
-    """Losses fall; the accuracy at lr 0.1 ends at 0.6 or 0.7 (batch) plus 0.02 per seed."""
-    records = blank(**more)
-    loss = records.train["loss"]
-    fall = xr.DataArray(np.linspace(1.0, 0.4, loss.sizes["step"]), dims="step")
-    loss[:] = (xr.zeros_like(loss) + fall).transpose(*loss.dims).values
-    scores = records.evaluation["accuracy"]
-    rise = scores["step"] / scores["step"][-1]
-    for norm in scores["norm"].values.tolist():
-        for lr in scores["lr"].values.tolist():
-            for seed in scores["seed"].values.tolist():
-                top = (0.7 if norm == "batch" else 0.6) * (1 if lr == 0.1 else 0.5) + 0.02 * seed
-                scores.loc[{"norm": norm, "lr": lr, "seed": seed}] = (rise * top).values
-    return records
-
 
 # Which norm trains best?
 
@@ -260,91 +226,6 @@ def test_no_moments_no_shift():
     assert said(records, "Which norm")
 
 
-# Where do losses spike?
-
-
-def spiky() -> FakeRecords:
-    records = learned(steps=200, probe_every=5, reference_every=50, eval_every=50)
-    loss, mean = records.train["loss"], records.probe["mean"]
-    rng = np.random.default_rng(0)
-    loss[:] = np.linspace(1.0, 0.5, 200) + rng.uniform(-0.01, 0.01, loss.shape)
-    mean[:] = np.cumsum(rng.uniform(0.09, 0.11, mean.shape[:-1]), axis=-2)[..., None]
-    for norm, lr, seed, onset, site in (
-        ("none", 0.1, 0, 120, "head"),
-        ("none", 0.1, 0, 160, "head"),
-        ("none", 0.1, 1, 150, "blocks/0/linear"),
-        ("batch", 0.01, 2, 133, ""),
-    ):
-        run = {"norm": norm, "lr": lr, "seed": seed}
-        loss.loc[run | {"step": [onset, onset + 1]}] = 9.0
-        if site:
-            mean.loc[run | {"site": site, "step": slice(onset - 10, None)}] += 20.0
-    return records
-
-
-def test_spikes_and_what_led_them():
-    records, rule = spiky(), spike_rule(None, window=20, k=8.0)
-    study = digest(records, rule).spikes
-    first, second, third = said(records, "Where do losses spike", rule)
-    assert first.startswith("Spikes: none 3 in 2 of 6 runs; batch 1 in 1 of 6 runs (custom: >= 8 ")
-    lead = study.lead
-    assert lead is not None and (lead.n_led, lead.n_events, lead.median_steps) == (3, 4, 10)
-    assert second.startswith(
-        "Before 3 of 4 spikes a layer's inputs left their usual range within "
-        f"{lead.lookback_steps} steps (median 10 steps before)"
-    )
-    assert f"{100 * lead.null_share:.0f} % (p = {lead.p_value:.3g}, spikes at 999 other" in second
-    assert third == "First to move: head (2×), blocks/0/linear (1×)."
-
-
-def test_no_spikes_are_an_answer():
-    found = said(learned(), "Where do losses spike")
-    assert len(found) == 1
-    assert found[0].startswith("Spikes: none 0 in 0 of 6 runs; batch 0 in 0 of 6 runs (")
-
-
-def test_runs_that_are_too_short_to_judge():
-    found = one(learned(), "Where do losses spike", PRESETS["olmo_core"])
-    assert found.startswith("No run is long enough to judge a single step (olmo_core: >= 6 std")
-
-
-# Do gradients vanish or explode?
-
-
-def with_gradients(factor: dict[str, float]) -> FakeRecords:
-    records = learned()
-    like = records.probe["mean"].isel(site=0, feature=0, drop=True)
-    blocks = [f"blocks/{i}/linear" for i in range(3)]
-    grows = xr.DataArray(list(factor.values()), {"norm": list(factor)}, ["norm"])
-    power = xr.DataArray([2.0, 1.0, 0.0], {"block": blocks}, ["block"])
-    norms = grows**power * xr.ones_like(like)
-    # Later steps are another story.
-    norms = norms.where(norms["step"] == 0, 1.0)
-    records.probe[GRADIENT_NORM] = norms.transpose(*like.dims, "block").astype(np.float32)
-    return records
-
-
-def test_growth_of_gradients_at_initialization():
-    sentence = one(with_gradients({"none": 0.5, "batch": 1.25}), "Do gradients vanish")
-    assert "grow by none × 0.5 (R² 1.00); batch × 1.25 (R² 1.00); below 1 they vanish" in sentence
-
-
-def test_without_norms_of_gradients_there_is_no_answer():
-    assert not said(learned(), "Do gradients vanish")
-    records = with_gradients({"none": 0.5, "batch": 1.25})
-    records.probe = records.probe.isel(block=[0, 1])
-    assert not said(records, "Do gradients vanish")
-
-
-def test_gradients_of_runs_that_diverged_at_once():
-    records = with_gradients({"none": 0.5, "batch": 1.25})
-    for lr in (0.01, 0.1):
-        for seed in range(3):
-            diverge(records, 0, norm="none", lr=lr, seed=seed)
-    sentence = one(records, "Do gradients vanish")
-    assert "none" not in sentence and "batch × 1.25" in sentence
-
-
 # How sure is this?
 
 
@@ -359,10 +240,3 @@ def test_the_number_of_seeds_is_told(n: int, words: str):
     assert found[0].startswith(words)
     assert found[1] == f"{4 * n} runs, 1 diverged; those are in no median."
     assert len(found) == 2
-
-
-def test_every_answer_has_a_sentence_and_every_sentence_ends():
-    records = spiky()
-    for each in answers(replace(digest(records, RULE), notes=("a note",))):
-        assert each.question.endswith("?") and each.sentences
-        assert all(sentence.endswith(".") and "nan" not in sentence for sentence in each.sentences)

@@ -106,11 +106,11 @@ def reach(records, run) -> None:
 
 
 def spike(records, run) -> None:
-    records.train["loss"].loc[run | {"step": 10}] = 9.0
+    records.train["loss"].loc[run | {"step": 9}] = 9.0
 
 
 def stay(records, run) -> None:
-    records.train["loss"].loc[run | {"step": slice(15, None)}] = 1.0
+    records.train["loss"].loc[run | {"step": slice(10, None)}] = 1.0
 
 
 def go_on(records, run) -> None:
@@ -132,6 +132,7 @@ def end(records, run) -> None:
         ([spike, stay], "no progress"),
         ([go_on], "still going"),
         ([reach, go_on], "still going"),
+        ([stay, go_on], "still going"),
         ([end], "diverged"),
         ([reach, spike, end], "diverged"),
     ],

@@ -13,6 +13,7 @@ import ici
 from ici.analysis import digest as digest_module
 from ici.analysis import summary as summary_module
 from ici.analysis.anatomy import dissect_spikes
+from ici.analysis.answers import answers
 from ici.analysis.digest import Digest, digest
 from ici.analysis.parts import common_sites, gathered, groups_of, in_memory, lined_up, parts
 from ici.analysis.records import NODES, select
@@ -142,6 +143,7 @@ def test_common_sites(results):
         {"norm": "batch"},
         {"depth": 4, "lr": 0.1},
         {"norm": ["none", "batch"], "seed": [1]},
+        {"norm": ["batch"], "depth": [4]},
         {"norm": "none", "depth": 2, "lr": 0.01, "seed": 0},
         {},
     ],
@@ -196,6 +198,18 @@ def test_parts_are_in_the_experiments_order():
     np.testing.assert_array_equal(whole["x"], [[2.0, np.nan], [3.0, 1.0]])
 
 
+def test_sites_are_in_execution_order():
+    def table(depth: int, sites: list[str]) -> xr.Dataset:
+        return xr.Dataset(
+            {"x": (("depth", "site"), [[float(len(site)) for site in sites]])},
+            {"depth": [depth], "site": sites},
+        )
+
+    whole = lined_up([table(1, ["stem", "a1", "head"]), table(2, ["stem", "a1", "a2", "head"])], {})
+    assert whole["site"].values.tolist() == ["stem", "a1", "a2", "head"]
+    np.testing.assert_array_equal(whole["x"].sel(depth=1), [4, 2, np.nan, 4])
+
+
 def test_a_group_not_begun_is_going_and_has_no_cause():
     records = blank()
     tables = [
@@ -208,6 +222,21 @@ def test_a_group_not_begun_is_going_and_has_no_cause():
     assert whole["going"].all() and whole["going"].dtype == bool
     assert not whole["no_progress"].any() and (whole["cause"] == "").all()
     assert whole["final_loss"].isnull().all()
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize("n_probes", [0, 1])
+def test_a_record_that_crashed_at_once_has_a_digest(n_seeds: int, n_probes: int):
+    records = blank(seeds=tuple(range(n_seeds)))
+    like = records.probe["mean"].isel(site=0, feature=0, drop=True)
+    blocks = xr.DataArray(np.ones(3), {"block": ["b/0", "b/1", "b/2"]}, ["block"])
+    records.probe["block_gradient_norm"] = like * blocks
+    records.probe = records.probe.isel(step=slice(0, n_probes))
+    for name in ("train", "reference", "evaluation"):
+        setattr(records, name, getattr(records, name).isel(step=slice(0, 1)))
+    found = digest(records)
+    assert found.runs["going"].all() and answers(found)
+    assert (found.inputs is None) == (found.gradients is None) == (n_probes == 0)
 
 
 def test_nothing_recorded_yet():
