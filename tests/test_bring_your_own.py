@@ -108,6 +108,7 @@ def test_a_training_step(case):
 # -- statistics against forward passes written down once more -----------------------------------
 
 
+@pytest.mark.slow
 def test_resnet_statistics():
     model, x = from_linen(zoo.ResNet()), zoo.images()
     variables = model.init(KEY, x)
@@ -150,6 +151,7 @@ def _norm(h, p):
     return h * p["scale"][None, None] + p["bias"][None, None]
 
 
+@pytest.mark.slow
 def test_transformer_statistics():
     model, tokens = nnx_model(zoo.Transformer), zoo.tokens()
     variables = model.init(KEY)

@@ -236,6 +236,7 @@ class LinenTransformer(nn.Module):
         return nn.Dense(3, name="head")(x)
 
 
+@pytest.mark.slow
 def test_linen_attention_layers_and_the_output():
     model, variables = linen_model(LinenTransformer(), X)
     out, _, taps = model.apply(variables, X, probe=Probe(select="head", stats=STATS))

@@ -42,6 +42,7 @@ def file(tmp_path, monkeypatch):
     return str(path)
 
 
+@pytest.mark.slow
 def test_run_shows_the_table_and_writes_record_and_figures(file, tmp_path, capsys):
     assert main(["run", file]) == 0
     out = capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_run_shows_the_table_and_writes_record_and_figures(file, tmp_path, capsy
             assert name in out
 
 
+@pytest.mark.slow
 def test_second_run_trains_nothing_and_shows_the_same_table(file, capsys):
     assert main(["run", file, "--no-figures"]) == 0
     first = capsys.readouterr().out

@@ -42,6 +42,7 @@ def close(a, b, rtol):
 
 
 @pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.slow
 def test_parts_equal_the_whole(model, parts):
     variables = model.init(KEY, X)
     whole = gradients(model, cross_entropy, variables, (X, LABELS), PROBE)

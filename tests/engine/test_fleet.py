@@ -20,7 +20,7 @@ def assert_trees_equal(a, b):
 
 @pytest.mark.parametrize(
     ("norm", "n_devices"),
-    [("batch", 2), ("none", 4)]
+    [("batch", 2), pytest.param("none", 4, marks=SLOW)]
     + [
         pytest.param(norm, n, marks=SLOW)
         for norm in ("none", "batch", "layer", "rms")

@@ -38,6 +38,7 @@ def measured(tmp_path_factory):
     return ici.run(small(measure=EVERYTHING), tmp_path_factory.mktemp("measured") / "out")
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_bit(measured, tmp_path):
     plain = ici.run(small(), tmp_path / "out")
     # Measured every 5 steps, a dispatch is one cycle of the probe; unmeasured it is two.
@@ -170,6 +171,7 @@ def test_bad_schedules(entries, message):
         small(measure=entries)
 
 
+@pytest.mark.slow
 def test_asking_for_what_was_not_measured(measured):
     with pytest.raises(
         ici.InputError, match="no measurement 'weight'.*gradient_shift, attribution"

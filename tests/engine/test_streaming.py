@@ -76,6 +76,7 @@ def test_the_record_is_the_same_bit_for_bit(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_streamed_split_trains_as_one_in_memory(tmp_path):
     e = experiment(norm="none", lr=1e-2, seed=(0, 3), steps=25, probe=ici.Probe(every=5))
     same(

@@ -16,6 +16,7 @@ from ici.models import InputSpec
 PROBE = ici.Probe(stats=("moments", "updates", "dead_units", "effective_rank"), every=5)
 
 
+@pytest.mark.slow
 def test_the_record_has_blocks_and_costs_apart(tmp_path):
     wanted = experiment(norm=("batch",), seed=(0,), steps=20, probe=PROBE)
     results = ici.run(wanted, tmp_path / "out")

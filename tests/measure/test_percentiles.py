@@ -36,6 +36,7 @@ def test_closed_form_of_equally_spaced_values():
     }
 
 
+@pytest.mark.slow
 def test_chosen_units_leave_the_others_blank():
     x = np.random.default_rng(2).normal(size=(50, 6)).astype(np.float32)
     kind = Percentiles.levels(units=(4, 1))
@@ -100,6 +101,7 @@ def test_large_samples_merge_closely():
         np.testing.assert_allclose(merged[name], value, atol=0.01)
 
 
+@pytest.mark.slow
 def test_leading_axes_merge_elementwise():
     x = np.random.default_rng(5).normal(size=(3, 40, 2)).astype(np.float32)
     lanes = jax.vmap(Percentiles.of)(jnp.asarray(x))

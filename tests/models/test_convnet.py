@@ -106,6 +106,7 @@ def test_he_init_and_bias():
         assert ("stem/conv/bias" in shapes(config, norm, 3, images(8))) == has
 
 
+@pytest.mark.slow
 def test_variants_share_their_weights():
     plain = built(TINY, "none", 4, images(8)).init(KEY).params
     normed = built(TINY, "weight", 4, images(8)).init(KEY).params

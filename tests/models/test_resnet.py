@@ -174,6 +174,7 @@ def test_zero_init_makes_a_block_its_shortcut(version, norm):
     assert any(np.any(np.asarray(g)) for g in last)
 
 
+@pytest.mark.slow
 def test_blocks_against_their_definition():
     x = jax.random.normal(KEY, (4, 4, 4, 4))
     for strides, features, bottleneck in ((1, 4, False), (2, 8, False), (2, 8, True)):

@@ -61,6 +61,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("norm", ALL)
+@pytest.mark.slow
 def test_a_position_sees_itself_and_what_came_before_in_evaluation(norm):
     seen = influence(model_of(norm, tied=False), UNIQUE, train=False)
     np.testing.assert_array_equal(seen, CAUSAL)
@@ -166,6 +167,7 @@ def by_hand(params, tokens, config, depth):
         ("layer", {"placement": "peri", "positions": "rope"}),
     ],
 )
+@pytest.mark.slow
 def test_equals_a_forward_pass_written_with_loops(norm, settings):
     config = TransformerConfig(width=16, heads=2, **settings)
     tokens = jnp.asarray([[5, 9, 3, 17, 5, 4], [2, 2, 7, 23, 12, 6]])

@@ -68,6 +68,7 @@ def test_every_figure_as_png_and_pdf(tmp_path: Path):
             assert path.read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_one_file_set_per_setting(tmp_path: Path, drawn: list[tuple[str, Figure]]):
     records = blank(depths=(2, 5), extra={"weight_decay": (0.0, 3e-4)}, seeds=(0,))
     draw_all(records, tmp_path)

@@ -51,6 +51,7 @@ def arrays(results):
     return {path: np.asarray(a[:]) for path, a in members if isinstance(a, zarr.Array)}
 
 
+@pytest.mark.slow
 def test_training_is_bit_for_bit_the_same_with_sinks(plain, followed):
     one, other = arrays(plain), arrays(followed)
     assert set(one) == set(other) and any(path.endswith("train/loss") for path in one)
@@ -70,6 +71,7 @@ def events(folder: Path):
         at += 16 + length
 
 
+@pytest.mark.slow
 def test_event_files_hold_the_record(followed):
     root = followed.path / "tensorboard"
     lanes = [(lr, seed) for lr in EXPERIMENT.learning_rates for seed in EXPERIMENT.seed]
@@ -100,6 +102,7 @@ def test_event_files_hold_the_record(followed):
     assert np.isfinite(followed.runs["diverged_at"]).any(), "no run diverged: nothing tested"
 
 
+@pytest.mark.slow
 def test_event_files_name_the_hyperparameters(followed):
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
@@ -198,6 +201,7 @@ def test_the_folder_of_tensorboard_may_be_left_out(words):
     assert override(EXPERIMENT, words[1:], "x")[1].tensorboard is None
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_the_event_files(tmp_path, followed):
     other = dataclasses.replace(EXPERIMENT, lr=(1e-3,))
     out = tmp_path / "out"
