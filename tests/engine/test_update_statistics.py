@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from test_run import arrays, experiment  # pyright: ignore[reportMissingImports]
 
 import ici
