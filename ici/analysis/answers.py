@@ -273,7 +273,7 @@ def _trust(digest: Digest) -> list[str]:
         )
     ended, going = int(runs["diverged_at"].notnull().sum()), int(runs["going"].sum())
     total = runs["diverged_at"].size
-    sentences.append(f"{total} runs, {ended} diverged; those are in no median.")
+    sentences.append(f"{total} runs, {ended} diverged; those have no final value.")
     if going:
         sentences.append(f"{going} runs are still going: this is what they have recorded so far.")
     return sentences

@@ -10,7 +10,7 @@ import numpy as np
 
 from ici.analysis.records import Target
 from ici.analysis.spikes import PRESETS, SpikeRule
-from ici.measure.on_host import w2_relative_on_host
+from ici.measure.on_host import mean_shift_on_host
 from ici.store.following import GroupLabels
 
 N_BINS = 64
@@ -27,7 +27,7 @@ class SettingState:
       loss: median training loss at the last step that a run has.
       score: median of the runs' last validation scores.
       n_spikes: spike events so far, all runs together; None where no value could be judged yet.
-      shift: median of `w2_relative` at the deepest site since step 0, over the runs that were
+      shift: median of the mean shift at the deepest site since step 0, over the runs that were
         still going at the newest measurement.
     """
 
@@ -184,7 +184,7 @@ class GroupSoFar:
         if first == 0:
             self.initial = mean[:, 0], std[:, 0]
         if self.initial is not None:
-            self.shift = w2_relative_on_host(*self.initial, mean[:, -1], std[:, -1])
+            self.shift = mean_shift_on_host(*self.initial, mean[:, -1], std[:, -1])
 
     def finish(self) -> None:
         """Nothing more will come: drops what only that would need."""

@@ -221,7 +221,7 @@ def _legend(state: LiveState) -> str:
     site = next((g.deepest_site for g in state.groups if g.deepest_site), None)
     says = ["Medians over the runs of a row; loss: training, curve on one log scale."]
     if site:
-        says.append(f"shift: w2_relative at {site} since step 0.")
+        says.append(f"shift: mean shift at {site} since step 0, RMS over units, in std.")
     says.append("spikes: events of all runs (rule olmo_core).")
     if state.target is not None:
         says.append(f"met: validation reached {state.target}".rstrip(".") + ".")

@@ -7,24 +7,25 @@ import numpy as np
 from ici.measure.shift import DEAD_STD
 
 
-def w2_relative_on_host(
+def mean_shift_on_host(
     mean_a: np.ndarray,
     std_a: np.ndarray,
     mean_b: np.ndarray,
     std_b: np.ndarray,
     dead_std: float = DEAD_STD,
 ) -> np.ndarray:
-    """``w2_relative`` of `Shift.aggregate` from snapshot a to b, float64 ``[...]``.
+    """``mean_shift`` of `Shift.aggregate` from snapshot a to b, float64 ``[...]``.
 
     The arrays are ``[..., D]`` in units of the site; features that are NaN in a are filling. The
-    mean over live features of ``sqrt((μ_b − μ_a)² + (σ_b − σ_a)²) / σ_a``; NaN where there is no
-    live feature or b was not measured. See `Shift` for the source.
+    root mean square over live features of ``(μ_b − μ_a) / σ_a``; NaN where there is no live feature
+    or b was not measured. See `Shift` for the source.
     """
     a, b = np.asarray(mean_a, np.float64), np.asarray(mean_b, np.float64)
     spread_a, spread_b = np.asarray(std_a, np.float64), np.asarray(std_b, np.float64)
     # Of what was not measured it is not known whether it is dead: it shows as NaN.
     live = ~np.isnan(a) & ~((spread_a < dead_std) | (spread_b < dead_std))
     with np.errstate(all="ignore"):
-        distance = np.sqrt(np.square(b - a) + np.square(spread_b - spread_a)) / spread_a
+        square = np.square((b - a) / spread_a)
         n_live = live.sum(axis=-1)
-        return np.where(live, distance, 0.0).sum(axis=-1) / np.where(n_live, n_live, np.nan)
+        total = np.where(live, square, 0.0).sum(axis=-1)
+        return np.sqrt(total / np.where(n_live, n_live, np.nan))

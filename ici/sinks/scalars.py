@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ici.measure.on_host import w2_relative_on_host
+from ici.measure.on_host import mean_shift_on_host
 from ici.sinks.sink import About
 
 POINTS_PER_RUN = 100
@@ -53,7 +53,7 @@ class Scalars:
 
     Names: ``loss`` and ``grad_norm`` (means over so many steps that a run has about
     `POINTS_PER_RUN` points; at the last of them), ``evaluation/NAME``, ``shift/deepest``,
-    ``shift/median`` and ``shift/largest`` (of `w2_relative` since step 0 over the sites) and
+    ``shift/median`` and ``shift/largest`` (of the mean shift since step 0 over the sites) and
     ``diverged``: 1 at the step whose update was refused, or how many runs of a median have
     diverged so far. Medians are over the runs that still have a value.
     """
@@ -112,7 +112,7 @@ class Scalars:
         if self.initial is None or not {"mean", "std"} <= set(rows.values):
             return
         a, b = self.initial, rows.values
-        shift_LRS = w2_relative_on_host(a["mean"], a["std"], b["mean"], b["std"])
+        shift_LRS = mean_shift_on_host(a["mean"], a["std"], b["mean"], b["std"])
         over_sites = {
             "shift/deepest": shift_LRS[..., -1],
             "shift/median": _over_sites(np.median, shift_LRS),

@@ -94,7 +94,7 @@ def test_the_end_says_what_the_analysis_says(tmp_path):
     state, results = Watched(tmp_path).update(), ici.open(tmp_path)
     loss = last_recorded(training_loss(results))
     score = last_recorded(validation(results, "accuracy"))
-    shift = reference_shift(results)["w2_relative"].sel(site="head").isel(step=-1)
+    shift = reference_shift(results)["mean_shift"].sel(site="head").isel(step=-1)
     met = np.isfinite(run_steps_to_target(results))
     for group in state.groups:
         for setting in group.settings:
@@ -234,7 +234,7 @@ def test_once_into_a_pipe_is_plain_and_whole(tmp_path, capsys):
     record.all()
     assert main(["watch", str(tmp_path), "--once"]) == 0
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "done" in out and "w2_relative at head" in out
+    assert "\x1b" not in out and "done" in out and "mean shift at head" in out
     rows = [line.split() for line in out.splitlines()]
     assert sum(row[:1] == ["none"] for row in rows) == 3  # the group and two learning rates
     assert run_names("none")[0] in out

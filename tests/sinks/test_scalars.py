@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ici
-from ici.measure.on_host import w2_relative_on_host
+from ici.measure.on_host import mean_shift_on_host
 from ici.sinks.scalars import Rows, Scalars, taken
 from ici.sinks.sink import about
 
@@ -122,7 +122,7 @@ def test_shifts_are_those_of_the_shift_measure(tmp_path):
                 )
                 for part in (before, now)
             )
-            per_site.append(float(ici.shift(a, b).aggregate()["w2_relative"]))
+            per_site.append(float(ici.shift(a, b).aggregate()["mean_shift"]))
         wanted = {"deepest": per_site[-1], "median": np.median(per_site), "largest": max(per_site)}
         for name, value in wanted.items():
             # The measure computes in float32.
@@ -139,14 +139,14 @@ def test_no_shift_without_the_first_measurement(tmp_path):
 
 def test_a_shift_of_nothing_is_zero_and_of_the_unmeasured_nan():
     mean, std = np.array([[1.0, 2.0, np.nan]]), np.array([[1.0, 0.5, np.nan]])
-    assert w2_relative_on_host(mean, std, mean, std) == 0.0
-    assert np.isnan(w2_relative_on_host(mean, std, mean * np.nan, std * np.nan))
-    assert np.isnan(w2_relative_on_host(mean, std * 0, mean, std * 0))
+    assert mean_shift_on_host(mean, std, mean, std) == 0.0
+    assert np.isnan(mean_shift_on_host(mean, std, mean * np.nan, std * np.nan))
+    assert np.isnan(mean_shift_on_host(mean, std * 0, mean, std * 0))
     # A feature without spread before is left out.
-    assert w2_relative_on_host(*np.array([[0, 0], [0, 1], [5, 2], [1, 1]])) == 2.0
-    # One spread to the side, and twice as wide.
-    assert w2_relative_on_host(mean, std, mean + std, std) == pytest.approx(1.0)
-    assert w2_relative_on_host(mean, std, mean, 2 * std) == pytest.approx(1.0)
+    assert mean_shift_on_host(*np.array([[0, 0], [0, 1], [5, 2], [1, 1]])) == 2.0
+    # One spread to the side; a wider spread is no mean shift.
+    assert mean_shift_on_host(mean, std, mean + std, std) == pytest.approx(1.0)
+    assert mean_shift_on_host(mean, std, mean, 2 * std) == 0
 
 
 def test_only_what_is_shown_is_kept_waiting():
