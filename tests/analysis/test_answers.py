@@ -80,7 +80,7 @@ def test_everything_diverged():
     assert said(records, "Up to which") == [
         "No seed diverges: none at none of the rates; batch at none of the rates."
     ]
-    assert "12 runs, 12 diverged; those are in no median." in said(records, "How sure")
+    assert "12 runs, 12 diverged; those have no final value." in said(records, "How sure")
     # Nobody met the target, and each rate is as bad as the first loss.
     assert said(records, "How fast")[0].startswith("No run has met the target")
     assert "none 0 [0 to 0, 3 seeds]" in one(records, "How much")
@@ -238,5 +238,5 @@ def test_the_number_of_seeds_is_told(n: int, words: str):
     diverge(records, 5, norm="none", lr=0.1, seed=1)
     found = said(records, "How sure")
     assert found[0].startswith(words)
-    assert found[1] == f"{4 * n} runs, 1 diverged; those are in no median."
+    assert found[1] == f"{4 * n} runs, 1 diverged; those have no final value."
     assert len(found) == 2
