@@ -12,6 +12,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ici.errors import InputError
+from ici.store.chunks import MAX_CHUNK_BYTES, chunk_shape
 from ici.store.manifest import GroupEntry, Manifest
 
 RECORDS = "records"
@@ -118,7 +119,13 @@ class GroupWriter:
         return group.create_array(
             name,
             shape=(*lanes, len(node.steps), *inner),
-            chunks=(*lanes, min(node.rows_per_chunk, len(node.steps)), *inner),
+            chunks=chunk_shape(
+                lanes,
+                min(node.rows_per_chunk, len(node.steps)),
+                inner,
+                np.dtype(variable.dtype).itemsize,
+                MAX_CHUNK_BYTES,
+            ),
             dtype=variable.dtype,
             fill_value=np.nan,
             # Zarr's default has no checksum: a flipped bit would read back as a number.
