@@ -98,16 +98,17 @@ def test_a_large_group_comes_back_whole_and_a_run_is_read_alone(tmp_path, monkey
 
 def test_a_write_never_reads(tmp_path, monkeypatch):
     monkeypatch.setattr("ici.store.writer.MAX_CHUNK_BYTES", 1024)
-    writer = lay(tmp_path, (1, 3), 20, 6, 5, 16)
-    assert writer.arrays["probe"]["mean"].chunks == (1, 1, 3, 5, 16)
+    writer = lay(tmp_path, (1, 3), 20, 8, 5, 16)
+    # Three rows would fit, and the third chunk would straddle two writes.
+    assert writer.arrays["probe"]["mean"].chunks == (1, 1, 2, 5, 16)
 
     async def read(*args, **kwargs):
         raise AssertionError("a chunk was read to be written again")
 
     monkeypatch.setattr(zarr.storage.LocalStore, "get", read)
     values = np.ones((3, 20, 5, 16), np.float32)
-    for first in range(0, 20, 6):
-        writer.write("probe", {"mean": values[:, first : first + 6]})
+    for first in range(0, 20, 8):
+        writer.write("probe", {"mean": values[:, first : first + 8]})
 
 
 def test_small_experiments_keep_one_chunk_for_all_runs(tmp_path):
