@@ -147,14 +147,14 @@ class Watched:
             spans = [(0, min(1, last))] * (not first) + [(max(first, last - 1, 1), last)]
         score = score_variable(self._results(manifest))
         for span in spans:
-            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span):
+            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span, site=-1):
                 if node == "train":
                     known.add_train(at, rows["loss"])
                 elif node == "evaluation":
                     aimed_at = known.target and rows.get(known.target.variable)
                     known.add_scores(rows[score], aimed_at)
                 elif {"mean", "std"} <= set(rows):
-                    known.add_reference(at, rows["mean"][:, :, -1], rows["std"][:, :, -1])
+                    known.add_reference(at, rows["mean"], rows["std"])
         known.rows[node] = last
 
     def _results(self, manifest: Manifest) -> Results:

@@ -103,12 +103,18 @@ class Following:
             return GroupLabels(axes, tuple(str(site) for site in np.asarray(sites)), steps)
 
     def rows(
-        self, group: str, node: str, variables: tuple[str, ...], first: int, last: int
+        self,
+        group: str,
+        node: str,
+        variables: tuple[str, ...],
+        first: int,
+        last: int,
+        site: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Rows ``first … last − 1`` of a node in pieces: first row, ``{name: [n_lanes, n, ...]}``.
 
         A piece is one stored chunk of rows, or several small ones. Variables that the node does
-        not have are left out.
+        not have are left out. With `site`, only that one is held of variables that have sites.
 
         Raises:
           BeingReplacedError: the record went away.
@@ -129,7 +135,7 @@ class Following:
             lead = (slice(None),) * axis
             with _while_there():
                 values = {
-                    name: np.asarray(array[(*lead, slice(first, end))])
+                    name: np.asarray(array[(*lead, slice(first, end), *_at_site(array, site))])
                     for name, array in arrays.items()
                 }
             yield (
@@ -137,6 +143,11 @@ class Following:
                 {name: v.reshape(n_lanes, *v.shape[axis:]) for name, v in values.items()},
             )
             first = end
+
+
+def _at_site(array: zarr.Array, site: int | None) -> tuple[int, ...]:
+    has_sites = "site" in (array.metadata.dimension_names or ())  # pyright: ignore[reportAttributeAccessIssue]
+    return (site,) if site is not None and has_sites else ()
 
 
 @contextlib.contextmanager
