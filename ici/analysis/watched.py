@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ici.analysis.live import (
@@ -19,6 +18,7 @@ from ici.analysis.records import Target, score_variable, target_of
 from ici.store.following import BeingReplacedError, Following
 from ici.store.lock import is_held
 from ici.store.manifest import GroupEntry, Manifest
+from ici.store.places import Place
 from ici.store.results import Results
 
 Phase = Literal["absent", "starting", "running", "silent", "dead", "done", "failed"]
@@ -46,7 +46,7 @@ class LiveState:
       replaced: how often the record, or a group of it, started over while it was followed.
     """
 
-    path: Path
+    path: Place
     phase: Phase
     name: str = ""
     score: str = "accuracy"
@@ -66,7 +66,7 @@ class LiveState:
 class Watched:
     """Follows a record: each `update` reads what was committed since the one before."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Place):
         self.following = Following(folder)
         self.groups: dict[str, GroupSoFar] = {}
         self.identities: dict[str, tuple[int, ...] | None] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import zarr
 
 from ici.errors import InputError
 from ici.store.manifest import MANIFEST, Manifest
+from ici.store.places import Place, stamp, zarr_store
 from ici.store.writer import RECORDS
 
 # Coordinates of a node that are not those of its runs.
@@ -47,7 +47,7 @@ class GroupLabels:
 class Following:
     """A record that may grow, be replaced, or not exist yet."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Place):
         self.folder = folder
         self.manifest: Manifest | None = None
         self.changed_at: float | None = None
@@ -61,25 +61,25 @@ class Following:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: wanted the folder of a record.")
-        stamp = _stamp(self.folder / MANIFEST)
-        if stamp == self._stamp:
+        found = stamp(self.folder / MANIFEST)
+        if found == self._stamp:
             return False
-        if stamp is None:
+        if found is None:
             self.manifest = self.changed_at = None
         else:
             try:
                 self.manifest = Manifest.read(self.folder)
             except InputError:
-                if _stamp(self.folder / MANIFEST) is None:  # taken away just now
+                if stamp(self.folder / MANIFEST) is None:  # taken away just now
                     return False
                 raise
-            self.changed_at = stamp[1] / 1e9
-        self._stamp = stamp
+            self.changed_at = found[1] / 1e9
+        self._stamp = found
         return True
 
     def identity(self, group: str) -> tuple[int, ...] | None:
         """Differs between two records of one group: one that was overwritten or trained again."""
-        return _stamp(self.folder / RECORDS / group / "zarr.json")
+        return stamp(self.folder / RECORDS / group / "zarr.json")
 
     def labels(self, group: str) -> GroupLabels:
         """Labels of a group's record.
@@ -88,7 +88,7 @@ class Following:
           BeingReplacedError: it went away.
         """
         with _while_there():
-            root = zarr.open_group(self.folder / RECORDS / group, mode="r")
+            root = zarr.open_group(zarr_store(self.folder / RECORDS / group), mode="r")
             nodes = {name: node for name, node in root.groups()}
             train = nodes["train"]
             lanes = [str(d) for d in _array(train, "loss").metadata.dimension_names or ()]  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,7 +120,7 @@ class Following:
           BeingReplacedError: the record went away.
         """
         with _while_there():
-            found = zarr.open_group(self.folder / RECORDS / group / node, mode="r")
+            found = zarr.open_group(zarr_store(self.folder / RECORDS / group / node), mode="r")
             arrays = {name: _array(found, name) for name in variables if name in found}
         if not arrays:
             return
@@ -164,11 +164,3 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     found = group[name]
     assert isinstance(found, zarr.Array)
     return found
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
