@@ -76,23 +76,15 @@ def test_a_flipped_bit_is_noticed(memory):
         ici.open(memory + "/run").train["loss"].load()
 
 
-@pytest.mark.slow
-def test_report_export_and_watch_take_a_url(bucket, capsys):
-    url = f"{bucket}/runs/tabled"
-    tabled(place(url))
-    assert main(["report", url]) == 0
-    assert main(["export", url, "--format", "parquet"]) == 0
-    assert main(["export", url, "--to", f"{bucket}/tables", "--format", "csv.gz"]) == 0
-    assert main(["watch", url, "--once"]) == 0
-    capsys.readouterr()
-    folder = place(url)
-    assert (folder / "report.html").read_text().startswith("<!doctype html>")
-    assert (folder / "figures" / "phase.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "tables" / "runs.parquet").read_bytes().startswith(b"PAR1")
-    assert (place(bucket) / "tables" / "runs.csv.gz").is_file()
-    names = {path.name for path in folder.iterdir()}
-    assert names == {MANIFEST, "records", "report.html", "figures", "tables"}
-    assert main(["export", url, "--format", "parquet"]) == 2  # there already
+def test_figures_and_pages_are_put_whole(memory):
+    from matplotlib.figure import Figure
+
+    from ici.report.style import save
+
+    folder = place(memory)
+    assert save(Figure(), folder, "empty") == [folder / "empty.png", folder / "empty.pdf"]
+    assert (folder / "empty.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in folder.iterdir()) == ["empty.pdf", "empty.png"]
 
 
 def arrays():
@@ -123,13 +115,21 @@ def experiment(**changes):
 
 
 @pytest.mark.slow
-def test_a_run_into_a_bucket_is_the_run_on_a_disk(bucket, tmp_path):
+def test_a_run_into_a_bucket_is_the_run_on_a_disk(bucket, tmp_path, capsys):
     url = f"{bucket}/runs/tiny"
     remote = ici.run(experiment(), url)
     local = ici.run(experiment(), tmp_path / "tiny")
     for node in NODES:
         assert getattr(remote, node).identical(getattr(local, node)), node
-    assert not (place(url) / LOCK).exists()
+    assert main(["report", url, "--no-figures"]) == 0
+    assert main(["export", url, "--tables", "runs"]) == 0
+    assert main(["watch", url, "--once"]) == 0
+    assert "done" in capsys.readouterr().out
+    names = {path.name for path in place(url).iterdir()}
+    assert names == {MANIFEST, "records", "report.html", "tables"} and LOCK not in names
+    assert (place(url) / "report.html").read_text().startswith("<!doctype html>")
+    assert (place(url) / "tables" / "runs.parquet").read_bytes().startswith(b"PAR1")
+    assert main(["export", url, "--tables", "runs"]) == 2  # there already
     before = (place(url) / MANIFEST).stamp()
     assert ici.run(experiment(), url).complete  # opened, not trained again
     assert (place(url) / MANIFEST).stamp() == before
