@@ -88,7 +88,9 @@ class Following:
           BeingReplacedError: it went away.
         """
         with _while_there():
-            root = zarr.open_group(zarr_store(self.folder / RECORDS / group), mode="r")
+            root = zarr.open_group(
+                zarr_store(self.folder / RECORDS / group), mode="r", zarr_format=3
+            )
             nodes = {name: node for name, node in root.groups()}
             train = nodes["train"]
             lanes = [str(d) for d in _array(train, "loss").metadata.dimension_names or ()]  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,7 +122,9 @@ class Following:
           BeingReplacedError: the record went away.
         """
         with _while_there():
-            found = zarr.open_group(zarr_store(self.folder / RECORDS / group / node), mode="r")
+            found = zarr.open_group(
+                zarr_store(self.folder / RECORDS / group / node), mode="r", zarr_format=3
+            )
             arrays = {name: _array(found, name) for name in variables if name in found}
         if not arrays:
             return

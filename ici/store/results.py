@@ -151,6 +151,7 @@ class Results:
                 zarr_store(self.path / RECORDS / name),
                 group=node,
                 consolidated=False,
+                zarr_format=3,  # saves a store the search for others
                 chunks=None,
             )
             part = part.isel(step=slice(0, entry.rows[node]))
