@@ -122,6 +122,26 @@ def test_what_fails_halfway_leaves_the_old_file(folder):
     assert [path.name for path in folder.iterdir()] == ["a"]
 
 
+def test_what_another_process_wrote_is_seen(bucket):
+    from botocore.session import Session
+
+    folder = place(bucket) / "run"
+    write_whole(folder / "mine", "1")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    client = Session().create_client("s3")
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key="run/theirs", Body=b"22")
+    client.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "theirs"]
+    assert (folder / "theirs").exists() and n_bytes(folder / "theirs") == 2
+
+
+@pytest.mark.parametrize("store", ["memory", "bucket"])
+def test_a_file_is_created_once(store, request):
+    new = place(request.getfixturevalue(store)) / "new"
+    assert new.create("1") is True and new.create("2") is False
+    assert new.read_text() == "1"
+
+
 def test_space_is_known_of_disks_only(tmp_path, memory):
     assert free_bytes(tmp_path / "not" / "yet") > 0
     assert free_bytes(place(memory)) is None

@@ -133,6 +133,13 @@ def test_of_two_that_start_at_once_one_holds(memory):
     assert sorted(ends) == ["held", "refused"] and len(held) == 1
 
 
+def test_one_whose_lock_was_replaced_at_once_does_not_start(memory, monkeypatch):
+    lock = place(memory) / LOCK
+    monkeypatch.setattr("ici.store.remote_lock.time.sleep", lambda seconds: left(lock))
+    with pytest.raises(InputError, match="process 1 on elsewhere"), beating(lock, BEAT_S):
+        pass
+
+
 def test_a_holder_that_was_taken_for_gone_says_so(memory):
     lock = place(memory) / LOCK
     with pytest.warns(RuntimeWarning, match="took .* over"), beating(lock, BEAT_S):
