@@ -14,7 +14,7 @@ from ici.sinks import Sink
 from ici.sinks.background import following
 from ici.store.lock import LOCK, sole_writer
 from ici.store.manifest import MANIFEST, GroupEntry, Manifest
-from ici.store.places import Place, check_writable, place, remove
+from ici.store.places import PROBE, Place, check_writable, place, remove
 from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, check_space
 
@@ -99,7 +99,7 @@ def _existing(
 ) -> Manifest | None:
     """The record in `folder`, where there is one and `experiment` may go on with it."""
     check_writable(folder)
-    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
+    if not folder.exists() or not any(path.name not in (LOCK, PROBE) for path in folder.iterdir()):
         return None
     if not (folder / MANIFEST).exists():
         raise InputError(

@@ -28,6 +28,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CHECKPOINTED = {"gs"}
 # Listings go stale while another process writes, and a record is written while it is read.
 _OPTIONS = {"use_listings_cache": False}
+PROBE = ".ici.probe"
 
 
 class RemotePath:
@@ -167,6 +168,10 @@ class RemotePath:
         """As `write_bytes`, from a file of this machine."""
         self._fs.put_file(str(file), self._key)
 
+    def download(self, file: Path) -> None:
+        """Copies the file to this machine."""
+        self._fs.get_file(self._key, str(file))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the file."""
         try:
@@ -291,7 +296,7 @@ def free_bytes(folder: Place) -> int | None:
 def check_writable(folder: Place) -> None:
     """Raises `InputError` where nothing can be written to `folder`, which need not exist."""
     if isinstance(folder, RemotePath):
-        probe = folder / ".ici.probe"
+        probe = folder / PROBE
         try:
             probe.write_bytes(b"")
             probe.unlink()

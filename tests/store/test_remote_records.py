@@ -10,11 +10,11 @@ from tabled import tabled
 
 import ici
 from ici.cli.main import main
+from ici.data import Arrays
 from ici.errors import InputError
 from ici.store.following import Following
-from ici.store.lock import LOCK
 from ici.store.manifest import MANIFEST
-from ici.store.places import place
+from ici.store.places import PROBE, place
 
 NODES = ("train", "probe", "reference", "evaluation", "runs")
 
@@ -91,7 +91,7 @@ def arrays():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 96).astype(np.int32)
     inputs = (rng.normal(size=(96, 6)) + 2 * labels[:, None]).astype(np.float32)
-    return ici.data.Arrays(train=(inputs[:64], labels[:64]), validation=(inputs[64:], labels[64:]))
+    return Arrays(train=(inputs[:64], labels[:64]), validation=(inputs[64:], labels[64:]))
 
 
 def experiment(**changes):
@@ -117,6 +117,7 @@ def experiment(**changes):
 @pytest.mark.slow
 def test_a_run_into_a_bucket_is_the_run_on_a_disk(bucket, tmp_path, capsys):
     url = f"{bucket}/runs/tiny"
+    (place(url) / PROBE).write_text("")  # of a process that was killed just then
     remote = ici.run(experiment(), url)
     local = ici.run(experiment(), tmp_path / "tiny")
     for node in NODES:
@@ -126,7 +127,7 @@ def test_a_run_into_a_bucket_is_the_run_on_a_disk(bucket, tmp_path, capsys):
     assert main(["watch", url, "--once"]) == 0
     assert "done" in capsys.readouterr().out
     names = {path.name for path in place(url).iterdir()}
-    assert names == {MANIFEST, "records", "report.html", "tables"} and LOCK not in names
+    assert names == {MANIFEST, "records", "report.html", "tables"}  # and no lock
     assert (place(url) / "report.html").read_text().startswith("<!doctype html>")
     assert (place(url) / "tables" / "runs.parquet").read_bytes().startswith(b"PAR1")
     assert main(["export", url, "--tables", "runs"]) == 2  # there already
