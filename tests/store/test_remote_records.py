@@ -32,9 +32,9 @@ def test_a_record_comes_back_as_from_a_disk(folder, tmp_path):
         assert getattr(remote, node).identical(getattr(local, node)), node
 
 
-def test_one_run_is_read_alone(folder):
-    tabled(folder)
-    group = ici.open(str(folder)).group("none", 2)
+def test_one_run_is_read_alone(memory):
+    tabled(place(memory))
+    group = ici.open(memory).group("none", 2)
     loss = group.train["loss"]
     lr, seed = loss["lr"].values[1], loss["seed"].values[0]
     one = loss.sel(lr=lr, seed=seed).values
