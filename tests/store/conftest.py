@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,7 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request) -> str:
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """``s3://NAME``: an empty bucket, and the settings to reach it, for child processes too.
 
     The server is the same for all tests, since s3fs keeps its clients and never closes them.
@@ -40,7 +43,7 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request) -> str:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    name = f"bucket-{abs(hash(request.node.nodeid)) % 10**8}"
+    name = f"bucket-{next(NUMBERS)}"
     client = Session().create_client("s3")
     client.create_bucket(Bucket=name)
     client.close()
