@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from ici.analysis.records import (
 from ici.analysis.shifts import mean_shift
 from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.analysis.summary import joined, run_table
+from ici.store.places import Place
 from ici.store.results import Results
 
 PERCENTILES = (15, 50, 85)  # Ioffe & Szegedy 2015, Fig. 1
@@ -79,7 +79,7 @@ class Digest:
     target_source: str
     experiment: dict[str, Any]
     task: str
-    path: Path
+    path: Place
     environment: dict[str, Any] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

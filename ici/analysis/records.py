@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ici.errors import InputError
+from ici.store.places import Place
 from ici.store.results import Results
 
 NODES = ("train", "probe", "reference", "evaluation", "runs")
@@ -33,7 +33,7 @@ class Selection:
     evaluation: xr.Dataset
     runs: xr.Dataset
     experiment: dict[str, Any]
-    path: Path
+    path: Place
     task: str = "classification"
 
 

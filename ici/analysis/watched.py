@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ici.analysis.live import (
@@ -19,6 +18,7 @@ from ici.analysis.records import Target, score_variable, target_of
 from ici.store.following import BeingReplacedError, Following
 from ici.store.lock import is_held
 from ici.store.manifest import GroupEntry, Manifest
+from ici.store.places import Place
 from ici.store.results import Results
 
 Phase = Literal["absent", "starting", "running", "silent", "dead", "done", "failed"]
@@ -46,7 +46,7 @@ class LiveState:
       replaced: how often the record, or a group of it, started over while it was followed.
     """
 
-    path: Path
+    path: Place
     phase: Phase
     name: str = ""
     score: str = "accuracy"
@@ -66,7 +66,7 @@ class LiveState:
 class Watched:
     """Follows a record: each `update` reads what was committed since the one before."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Place):
         self.following = Following(folder)
         self.groups: dict[str, GroupSoFar] = {}
         self.identities: dict[str, tuple[int, ...] | None] = {}
@@ -147,14 +147,14 @@ class Watched:
             spans = [(0, min(1, last))] * (not first) + [(max(first, last - 1, 1), last)]
         score = score_variable(self._results(manifest))
         for span in spans:
-            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span):
+            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span, site=-1):
                 if node == "train":
                     known.add_train(at, rows["loss"])
                 elif node == "evaluation":
                     aimed_at = known.target and rows.get(known.target.variable)
                     known.add_scores(rows[score], aimed_at)
                 elif {"mean", "std"} <= set(rows):
-                    known.add_reference(at, rows["mean"][:, :, -1], rows["std"][:, :, -1])
+                    known.add_reference(at, rows["mean"], rows["std"])
         known.rows[node] = last
 
     def _results(self, manifest: Manifest) -> Results:

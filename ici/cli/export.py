@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gzip
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ici.errors import InputError, unknown_name
+from ici.store.places import Place, n_bytes, place, whole
 from ici.store.results import Results, open_results
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def _parser() -> _Parser:
 class Written:
     """A file of an export: where, and how much."""
 
-    path: Path
+    path: Place
     n_rows: int
     n_bytes: int
 
@@ -63,7 +62,7 @@ def export_command(arguments: list[str]) -> int:
     """``ici export RUN``."""
     options = _parser().parse_args(arguments)
     results = open_results(options.run)
-    folder = Path(options.to) if options.to else results.path / "tables"
+    folder = place(options.to) if options.to else results.path / "tables"
     if not results.complete:
         print(f"{results.path} is {results.manifest.status}: exporting the steps committed so far.")
     for file in export(
@@ -80,7 +79,7 @@ def export_command(arguments: list[str]) -> int:
 
 def export(
     results: Results,
-    folder: Path,
+    folder: Place,
     tables: Sequence[str] | None = None,
     *,
     format: str = "parquet",
@@ -126,12 +125,12 @@ def export(
     _make(folder)
     for name, path in zip(names, paths, strict=True):
         frames = _soundly(results, iter_table(results, name, features))
-        with _whole(path) as part:
+        with whole(path) as part:
             if format == "parquet":
                 n_rows = _write_parquet(part, frames, results, name)
             else:
                 n_rows = _write_csv(part, frames, zipped=format == "csv.gz")
-        yield Written(path, n_rows, path.stat().st_size)
+        yield Written(path, n_rows, n_bytes(path))
 
 
 def _write_parquet(path: Path, frames: Iterator[pd.DataFrame], results: Any, name: str) -> int:
@@ -194,18 +193,7 @@ def _about(results: Any, name: str, columns: list[str]) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name `path` only if all went well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _make(folder: Path) -> None:
+def _make(folder: Place) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from ici.errors import InputError
 from ici.report.table import WIDTH
+from ici.store.places import Place, place, whole
 from ici.store.results import OPTIONAL, Results, open_results
 
 CORE = ("norm", "depth", "lr")
@@ -104,7 +104,7 @@ def report_command(arguments: list[str]) -> int:
     records = [open_results(path) for path in options.runs]
     for record in records:
         _check(options, record)
-    out = Path(options.out) if options.out else records[0].path
+    out = place(options.out) if options.out else records[0].path
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     show(records, console, options, out)
     return 0
@@ -114,7 +114,7 @@ def show(
     records: Sequence[Results],
     console: Console,
     options: argparse.Namespace,
-    out: Path | None = None,
+    out: Place | None = None,
 ) -> None:
     """Prints the tables, and writes page and figures as the options say."""
     from ici.analysis.digest import digest
@@ -137,7 +137,7 @@ def show(
         print_comparison(comparison, console)
     if len(records) > 1:
         _print_sites(digests, options, console)
-    written: list[Path] = []
+    written: list[Place] = []
     if comparisons:
         written.append(_write_comparisons(comparisons, out))
     if not options.no_page:
@@ -162,7 +162,7 @@ def _busy(console: Console, what: str) -> Any:
     return console.status(what) if sys.stdout.isatty() else console
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Place) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -265,7 +265,7 @@ def _page_table(comparison: Any) -> dict[str, Any]:
     }
 
 
-def _write_comparisons(comparisons: Sequence[Any], out: Path) -> Path:
+def _write_comparisons(comparisons: Sequence[Any], out: Place) -> Place:
     """All rows of all comparisons as ``comparison.csv``, written in one step."""
     import pandas as pd
 
@@ -274,9 +274,8 @@ def _write_comparisons(comparisons: Sequence[Any], out: Path) -> Path:
     _make(out)
     rows = [row for comparison in comparisons for row in comparison_rows(comparison)]
     path = out / "comparison.csv"
-    part = path.with_name(f".{path.name}.part")
-    pd.DataFrame(rows).to_csv(part, index=False)
-    part.replace(path)
+    with whole(path) as part:
+        pd.DataFrame(rows).to_csv(part, index=False)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from ici.engine.run import run
 from ici.errors import InputError
 from ici.sinks import Sink, TensorBoardSink, WandbSink
 from ici.sinks.sink import MAX_SINGLE_RUNS, are_medians
+from ici.store.places import place
 
 
 def run_command(arguments: list[str]) -> int:
@@ -27,7 +27,7 @@ def run_command(arguments: list[str]) -> int:
     file, *rest = arguments
     experiment = load_experiment(file, taken_scale(rest))
     experiment, options = override(experiment, rest, f"ici run {file}")
-    out = Path(options.out or f"runs/{experiment.name}")
+    out = place(options.out or f"runs/{experiment.name}")
     console = Console()
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     sinks = _sinks(options)

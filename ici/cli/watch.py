@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from ici.analysis.watched import LiveState, Watched
 from ici.cli.consoles import whole_lines
 from ici.cli.watch_view import headline, picture
 from ici.errors import InputError
+from ici.store.places import place
 
 PLAIN_LINE_EVERY_S = 10.0
 
@@ -34,7 +34,7 @@ def watch_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0 < options.every < float("inf"):
         raise InputError(f"--every is {options.every}: wanted seconds > 0, such as --every 2.")
-    watched, console = Watched(Path(options.run)), whole_lines()
+    watched, console = Watched(place(options.run)), whole_lines()
     try:
         if options.once:
             _show(watched.update(), console)

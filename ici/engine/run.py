@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ici.config import Experiment, differences
 from ici.engine.group import prepare
@@ -17,13 +14,14 @@ from ici.sinks import Sink
 from ici.sinks.background import following
 from ici.store.lock import LOCK, sole_writer
 from ici.store.manifest import MANIFEST, GroupEntry, Manifest
+from ici.store.places import PROBE, Place, check_writable, place, remove
 from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, check_space
 
 
 def run(
     experiment: Experiment,
-    out: str | Path,
+    out: str | Place,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -36,7 +34,7 @@ def run(
 
     Args:
       experiment: what to run.
-      out: folder of the record, made if need be.
+      out: folder of the record, made if need be, or a URL such as ``s3://bucket/runs/movies``.
       resume: keep the finished groups of an unfinished record and train the others again.
       overwrite: replace whatever record the folder holds.
       on_progress: called after every chunk of steps.
@@ -48,7 +46,7 @@ def run(
         written: see `Experiment`; a folder with another or an unfinished experiment; too few
         devices; too little disk; data that is missing, damaged or too small.
     """
-    folder = Path(out)
+    folder = place(out)
     old = _existing(folder, experiment, resume, overwrite)
     if old is not None and old.status == "done" and not overwrite:
         return open_results(folder)
@@ -97,11 +95,11 @@ def run(
 
 
 def _existing(
-    folder: Path, experiment: Experiment, resume: bool, overwrite: bool
+    folder: Place, experiment: Experiment, resume: bool, overwrite: bool
 ) -> Manifest | None:
     """The record in `folder`, where there is one and `experiment` may go on with it."""
-    _check_writable(folder)
-    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
+    check_writable(folder)
+    if not folder.exists() or not any(path.name not in (LOCK, PROBE) for path in folder.iterdir()):
         return None
     if not (folder / MANIFEST).exists():
         raise InputError(
@@ -127,20 +125,10 @@ def _existing(
     return old
 
 
-def _check_writable(folder: Path) -> None:
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError(f"{folder}: {existing} is a file: wanted a folder; choose another --out.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} is not writable: wanted a folder you may write; change --out.")
-
-
-def _clear(folder: Path) -> None:
+def _clear(folder: Place) -> None:
     """Removes an old record, and nothing that is not part of one."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in (MANIFEST, "report.html", "comparison.csv"):
         (folder / file).unlink(missing_ok=True)
     for part in ("records", "figures", "tables", "tensorboard"):
-        shutil.rmtree(folder / part, ignore_errors=True)
+        remove(folder / part)

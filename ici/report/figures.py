@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -36,6 +35,7 @@ from ici.report.shift_map import draw_shift_map
 from ici.report.spike_anatomy import draw_spike_anatomy
 from ici.report.style import RC, save
 from ici.report.survival import draw_survival
+from ici.store.places import Place, place
 
 MAX_SETTINGS = 8
 OF_MOMENTS = {"layer_inputs": draw_layer_inputs, "shift_map": draw_shift_map}
@@ -51,10 +51,10 @@ OF_BLOCKS = {
 
 def draw_all(
     results: Records,
-    folder: str | Path,
+    folder: str | Place,
     lr: float | None = None,
     digest: Digest | None = None,
-) -> list[Path]:
+) -> list[Place]:
     """Draws every figure as PNG and PDF and returns the files' paths.
 
     ``phase`` and ``spike_anatomy`` are of the whole record. The others are of one setting, a depth
@@ -72,7 +72,7 @@ def draw_all(
     lrs = digest.runs["lr"].values.tolist()
     if lr is not None and lr not in lrs:
         raise InputError(f"no run has lr {lr}: wanted one of {lrs}.")
-    folder = Path(folder)
+    folder = place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,7 +80,7 @@ def draw_all(
             f"cannot make the folder {folder} ({error.strerror}): wanted a place to write to."
         ) from error
     _warn_of_moments(digest)
-    paths: list[Path] = []
+    paths: list[Place] = []
     with mpl.rc_context(RC):
         for name, draw in _figures(results, digest, lr):
             figure = draw()

@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ici.errors import InputError
+from ici.store.places import Place, whole
 
 # Okabe & Ito, "Color universal design" (2008).
 BLACK, BLUE, VERMILLION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -174,17 +174,15 @@ def describe_seeds(n_surviving: int, n: int) -> str:
     return f"{n_surviving} of {n} {noun}"
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Place, name: str) -> list[Place]:
     """Writes ``name.png`` (150 dpi) and ``name.pdf``; an older file gives way in one step."""
     paths = []
     for suffix in ("png", "pdf"):
         path = folder / f"{name}.{suffix}"
-        part = path.with_name(f".{path.name}.part")
         try:
-            figure.savefig(part, dpi=150, format=suffix)
-            part.replace(path)
+            with whole(path) as part:
+                figure.savefig(part, dpi=150, format=suffix)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise InputError(
                 f"cannot write {path} ({error.strerror}): wanted a writable folder with free space."
             ) from error

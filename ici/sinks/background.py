@@ -9,11 +9,11 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from ici.config import Experiment
 from ici.sinks.scalars import Rows, Scalars, taken
 from ici.sinks.sink import About, Sink, about
+from ici.store.places import Place
 
 MAX_ROWS, MAX_BYTES = 256, 2**26
 CLOSE_S = 10.0
@@ -133,7 +133,7 @@ def _warn(message: str) -> None:
 
 @contextlib.contextmanager
 def following(
-    sinks: Sequence[Sink], experiment: Experiment, folder: Path
+    sinks: Sequence[Sink], experiment: Experiment, folder: Place
 ) -> Iterator[list[Background]]:
     """The sinks, each with its thread; at the end they have `CLOSE_S` seconds to finish."""
     facts = about(experiment, folder) if sinks else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ici.config import Experiment
+from ici.store.places import Place
 
 # Above so many runs a sink gets medians over the seeds: dashboards drown in more curves.
 MAX_SINGLE_RUNS = 64
@@ -77,7 +77,7 @@ class About:
     """
 
     name: str
-    folder: Path
+    folder: Place
     experiment: dict[str, Any]
     groups: dict[tuple[str, int], tuple[Series, ...]]
     medians: bool
@@ -94,7 +94,7 @@ def are_medians(experiment: Experiment) -> bool:
     return len(experiment.groups) * len(experiment.lanes) > MAX_SINGLE_RUNS
 
 
-def about(experiment: Experiment, folder: Path) -> About:
+def about(experiment: Experiment, folder: Place) -> About:
     """What sinks are told of `experiment`, whose record is in `folder`."""
     medians = are_medians(experiment)
     lanes = [asdict(lane) for lane in experiment.lanes]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ici.sinks.packages import load
 from ici.sinks.sink import About
+from ici.store.places import check_local
 
 FLUSH_EVERY_S = 5.0
 
@@ -35,7 +36,11 @@ class TensorBoardSink:
         self._flushed_at = 0.0
 
     def start(self, about: About) -> None:
-        self._root = Path(self.folder) if self.folder else about.folder / "tensorboard"
+        self._root = (
+            Path(self.folder)
+            if self.folder
+            else check_local(about.folder / "tensorboard", "TensorBoard's files")
+        )
         self._hyperparameters = {series.name: series.settings for series in about.series}
         self._flushed_at = time.monotonic()
 

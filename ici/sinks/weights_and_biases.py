@@ -6,12 +6,14 @@ import contextlib
 import netrc
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ici.errors import InputError
 from ici.sinks.packages import load
 from ici.sinks.sink import About
+from ici.store.places import Place
 
 
 class WandbSink:
@@ -49,7 +51,7 @@ class WandbSink:
             project=self.project or about.name,
             name=about.folder.resolve().name,
             config=about.experiment | {"series_are_medians": about.medians},
-            dir=os.environ.get("WANDB_DIR") or str(about.folder),
+            dir=os.environ.get("WANDB_DIR") or _own_folder(about.folder),
             reinit="create_new",  # leaves a run of the user's own script alone
             settings=self._library.Settings(silent=True, console="off"),
         )
@@ -71,6 +73,11 @@ class WandbSink:
         if self._row:
             self._run.log({"step": self._step, **self._row})
             self._row = {}
+
+
+def _own_folder(folder: Place) -> str | None:
+    # Without a folder, W&B takes ./wandb.
+    return str(folder) if isinstance(folder, Path) else None
 
 
 def _has_login(host: str) -> bool:

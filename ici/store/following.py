@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import zarr
 
 from ici.errors import InputError
 from ici.store.manifest import MANIFEST, Manifest
+from ici.store.places import Place, stamp, zarr_store
 from ici.store.writer import RECORDS
 
 # Coordinates of a node that are not those of its runs.
@@ -47,7 +47,7 @@ class GroupLabels:
 class Following:
     """A record that may grow, be replaced, or not exist yet."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Place):
         self.folder = folder
         self.manifest: Manifest | None = None
         self.changed_at: float | None = None
@@ -61,25 +61,25 @@ class Following:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: wanted the folder of a record.")
-        stamp = _stamp(self.folder / MANIFEST)
-        if stamp == self._stamp:
+        found = stamp(self.folder / MANIFEST)
+        if found == self._stamp:
             return False
-        if stamp is None:
+        if found is None:
             self.manifest = self.changed_at = None
         else:
             try:
                 self.manifest = Manifest.read(self.folder)
             except InputError:
-                if _stamp(self.folder / MANIFEST) is None:  # taken away just now
+                if stamp(self.folder / MANIFEST) is None:  # taken away just now
                     return False
                 raise
-            self.changed_at = stamp[1] / 1e9
-        self._stamp = stamp
+            self.changed_at = found[1] / 1e9
+        self._stamp = found
         return True
 
     def identity(self, group: str) -> tuple[int, ...] | None:
         """Differs between two records of one group: one that was overwritten or trained again."""
-        return _stamp(self.folder / RECORDS / group / "zarr.json")
+        return stamp(self.folder / RECORDS / group / "zarr.json")
 
     def labels(self, group: str) -> GroupLabels:
         """Labels of a group's record.
@@ -88,7 +88,9 @@ class Following:
           BeingReplacedError: it went away.
         """
         with _while_there():
-            root = zarr.open_group(self.folder / RECORDS / group, mode="r")
+            root = zarr.open_group(
+                zarr_store(self.folder / RECORDS / group), mode="r", zarr_format=3
+            )
             nodes = {name: node for name, node in root.groups()}
             train = nodes["train"]
             lanes = [str(d) for d in _array(train, "loss").metadata.dimension_names or ()]  # pyright: ignore[reportAttributeAccessIssue]
@@ -103,18 +105,26 @@ class Following:
             return GroupLabels(axes, tuple(str(site) for site in np.asarray(sites)), steps)
 
     def rows(
-        self, group: str, node: str, variables: tuple[str, ...], first: int, last: int
+        self,
+        group: str,
+        node: str,
+        variables: tuple[str, ...],
+        first: int,
+        last: int,
+        site: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Rows ``first … last − 1`` of a node in pieces: first row, ``{name: [n_lanes, n, ...]}``.
 
         A piece is one stored chunk of rows, or several small ones. Variables that the node does
-        not have are left out.
+        not have are left out. With `site`, only that one is held of variables that have sites.
 
         Raises:
           BeingReplacedError: the record went away.
         """
         with _while_there():
-            found = zarr.open_group(self.folder / RECORDS / group / node, mode="r")
+            found = zarr.open_group(
+                zarr_store(self.folder / RECORDS / group / node), mode="r", zarr_format=3
+            )
             arrays = {name: _array(found, name) for name in variables if name in found}
         if not arrays:
             return
@@ -129,7 +139,7 @@ class Following:
             lead = (slice(None),) * axis
             with _while_there():
                 values = {
-                    name: np.asarray(array[(*lead, slice(first, end))])
+                    name: np.asarray(array[(*lead, slice(first, end), *_at_site(array, site))])
                     for name, array in arrays.items()
                 }
             yield (
@@ -137,6 +147,11 @@ class Following:
                 {name: v.reshape(n_lanes, *v.shape[axis:]) for name, v in values.items()},
             )
             first = end
+
+
+def _at_site(array: zarr.Array, site: int | None) -> tuple[int, ...]:
+    has_sites = "site" in (array.metadata.dimension_names or ())  # pyright: ignore[reportAttributeAccessIssue]
+    return (site,) if site is not None and has_sites else ()
 
 
 @contextlib.contextmanager
@@ -153,11 +168,3 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     found = group[name]
     assert isinstance(found, zarr.Array)
     return found
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

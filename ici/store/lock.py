@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ici.errors import InputError
+from ici.store.places import Place, RemotePath
+from ici.store.remote_lock import beating, is_beating
 
 LOCK = ".ici.lock"
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Place) -> Iterator[None]:
     """Holds `folder` for this process; the lock ends with the process, however it ends.
 
     Raises:
       InputError: another process holds it.
     """
+    if isinstance(folder, RemotePath):
+        with beating(folder / LOCK):
+            yield
+        return
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -41,11 +46,13 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def is_held(folder: Path) -> bool | None:
+def is_held(folder: Place) -> bool | None:
     """Whether a process is writing the record in `folder`; None where that cannot be told.
 
     Takes the lock for an instant to find out: ask only of a record that seems left alone.
     """
+    if isinstance(folder, RemotePath):
+        return is_beating(folder / LOCK)
     try:
         import fcntl
 

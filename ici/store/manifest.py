@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ici.errors import InputError
+from ici.store.places import Place, RemotePath
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -52,8 +52,11 @@ class Manifest:
     groups: dict[str, GroupEntry] = field(default_factory=dict)
     schema: int = SCHEMA
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Replaces the folder's manifest in one step."""
+        if isinstance(folder, RemotePath):
+            (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=1))
+            return
         temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
         try:
             with open(temporary, "w") as file:
@@ -65,7 +68,7 @@ class Manifest:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Place) -> Manifest:
         """The manifest of a record, in this schema whichever wrote it; the file stays as it is.
 
         Raises:
@@ -108,7 +111,7 @@ def _of_this_schema(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"schema": SCHEMA}
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def _damaged(path: Place, error: Exception) -> InputError:
     return InputError(
         f"{path} is damaged ({error}): restore it, or `ici run --overwrite` replaces the record."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import xarray as xr
 from ici.errors import InputError
 from ici.store.lazily import labelled
 from ici.store.manifest import Manifest
+from ici.store.places import Place, place, zarr_store
 from ici.store.writer import RECORDS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Results:
       manifest: what is committed, and by what it was written.
     """
 
-    path: Path
+    path: Place
     manifest: Manifest
 
     @property
@@ -148,7 +148,11 @@ class Results:
         parts = []
         for name, entry in self.manifest.groups.items():
             part = xr.open_zarr(
-                self.path / RECORDS / name, group=node, consolidated=False, chunks=None
+                zarr_store(self.path / RECORDS / name),
+                group=node,
+                consolidated=False,
+                zarr_format=3,  # saves a store the search for others
+                chunks=None,
             )
             part = part.isel(step=slice(0, entry.rows[node]))
             parts.append(labelled(part, norm=entry.norm, depth=entry.depth))
@@ -195,13 +199,13 @@ def merge_sites(orders: list[list[str]]) -> list[str]:
     return merged
 
 
-def open_results(path: str | Path) -> Results:
-    """Opens the record in folder `path`, finished or not.
+def open_results(path: str | Place) -> Results:
+    """Opens the record in `path`, a folder or a URL such as s3://bucket/run, finished or not.
 
     Raises:
       InputError: there is no record, it is damaged, or another schema wrote it.
     """
-    folder = Path(path)
+    folder = place(path)
     return Results(folder, Manifest.read(folder))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,9 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ici.errors import InputError
+from ici.store.chunks import MAX_CHUNK_BYTES, chunk_shape
 from ici.store.manifest import GroupEntry, Manifest
+from ici.store.places import Place, free_bytes, remove, zarr_store
 
 RECORDS = "records"
 PER_SITE = ("site",)
@@ -79,15 +79,15 @@ class GroupWriter:
     """Appends rows to one group's record. Rows count only once they are committed."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, name: str, entry: GroupEntry, layout: Layout
+        self, folder: Place, manifest: Manifest, name: str, entry: GroupEntry, layout: Layout
     ):
         self.folder = folder
         self.manifest = manifest
         self.entry = entry
         self.layout = layout
         path = folder / RECORDS / name
-        shutil.rmtree(path, ignore_errors=True)
-        root = zarr.create_group(path, zarr_format=3)
+        remove(path)
+        root = zarr.create_group(zarr_store(path), zarr_format=3)
         self.arrays: dict[str, dict[str, zarr.Array]] = {}
         for node_name, node in layout.nodes.items():
             group = root.create_group(node_name)
@@ -118,7 +118,13 @@ class GroupWriter:
         return group.create_array(
             name,
             shape=(*lanes, len(node.steps), *inner),
-            chunks=(*lanes, min(node.rows_per_chunk, len(node.steps)), *inner),
+            chunks=chunk_shape(
+                lanes,
+                min(node.rows_per_chunk, len(node.steps)),
+                inner,
+                np.dtype(variable.dtype).itemsize,
+                MAX_CHUNK_BYTES,
+            ),
             dtype=variable.dtype,
             fill_value=np.nan,
             # Zarr's default has no checksum: a flipped bit would read back as a number.
@@ -149,13 +155,10 @@ class GroupWriter:
         self.commit()
 
 
-def check_space(folder: Path, n_bytes: int) -> None:
+def check_space(folder: Place, n_bytes: int) -> None:
     """Raises `InputError` when the disk that holds `folder` has less than `n_bytes` free."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if free < n_bytes:
+    free = free_bytes(folder)
+    if free is not None and free < n_bytes:
         raise InputError(
             f"{folder}: the record may take {n_bytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB "
             "are free: wanted more space, fewer runs, or a larger probe.every."

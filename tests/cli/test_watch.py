@@ -116,9 +116,9 @@ def test_only_new_rows_are_read(tmp_path, monkeypatch):
     watched, asked = Watched(tmp_path), []
     read = Following.rows
 
-    def counted(self, group, node, variables, first, last):
+    def counted(self, group, node, variables, first, last, **how):
         asked.append((node, first, last))
-        return read(self, group, node, variables, first, last)
+        return read(self, group, node, variables, first, last, **how)
 
     monkeypatch.setattr(Following, "rows", counted)
     watched.update()

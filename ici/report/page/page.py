@@ -6,20 +6,20 @@ import html
 import json
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from ici.analysis.choices import telling_lr
 from ici.analysis.digest import Digest
 from ici.errors import InputError
 from ici.report.page.content import content
+from ici.store.places import Place, place, whole
 
 SCRIPTS = ("data.js", "look.js", "runs.js", "layers.js", "app.js")
 
 
 def write_page(
-    path: str | Path, digests: Sequence[Digest], comparisons: Sequence[dict[str, Any]] = ()
-) -> Path:
+    path: str | Place, digests: Sequence[Digest], comparisons: Sequence[dict[str, Any]] = ()
+) -> Place:
     """Writes the interactive report of one or several experiments to the file `path`.
 
     The file needs no other and no network. An older one gives way in one step.
@@ -34,14 +34,12 @@ def write_page(
     """
     if not digests:
         raise InputError("a report of no experiment: wanted at least one record.")
-    target = Path(path)
+    target = place(path)
     text = page([_first_view(digest) for digest in digests], comparisons)
-    part = target.with_name(f".{target.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
+        with whole(target) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {target} ({error.strerror}): wanted a writable folder with free space."
         ) from error
