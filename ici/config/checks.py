@@ -18,7 +18,7 @@ SWEPT = ("norm", "depth", "lr", "weight_decay", "warmup_steps", "beta1", "beta2"
 
 def check(experiment: Experiment) -> None:
     """Raises `InputError` with the field, its value, what was wanted and the fix."""
-    for part in (_names, _grid, _betas, _counts, _schedule, _cadences, _batch, _targets):
+    for part in (_names, _grid, _betas, _counts, _schedule, _cadences, _batch, _sharding, _targets):
         part(experiment)
 
 
@@ -135,6 +135,14 @@ def _batch(e: Experiment) -> None:
         raise InputError(
             f"batch_size is {e.batch_size} and is split by {split}: wanted a batch that divides "
             "evenly."
+        )
+
+
+def _sharding(e: Experiment) -> None:
+    if e.shard_params and e.data_parallel == 1:
+        raise InputError(
+            "shard_params is True and data_parallel is 1: wanted the number of devices that share "
+            "a run; set data_parallel too."
         )
 
 

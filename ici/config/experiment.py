@@ -93,6 +93,8 @@ class Experiment:
       divergence_ratio: a run ends when its loss exceeds this many times its first loss.
       devices: how many devices to use; None is all.
       data_parallel: over how many of them one run's batch is spread.
+      shard_params: spread each run's parameters, optimizer state and averaged weights over those
+        devices too, to save memory.
       lane_width: runs that one accelerator trains side by side; None is all of its runs.
 
     Raises:
@@ -134,6 +136,7 @@ class Experiment:
     divergence_ratio: float = 1e3
     devices: int | None = None
     data_parallel: int = 1
+    shard_params: bool = False
     lane_width: int | None = None
 
     def __post_init__(self) -> None:

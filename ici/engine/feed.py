@@ -10,8 +10,8 @@ import numpy as np
 from ici.config import Experiment
 from ici.data import Dataset, batch_indices
 from ici.data.loader import Loader
+from ici.engine.examples import Arrays, Batches
 from ici.engine.group import is_streamed
-from ici.engine.lane import Arrays
 
 
 class Feed:
@@ -51,7 +51,7 @@ class Feed:
         """Time spent waiting for examples."""
         return 0.0 if self.loader is None else self.loader.waited_s
 
-    def chunk(self, first_step: int, n_steps: int) -> tuple[np.ndarray, Arrays | None]:
+    def chunk(self, first_step: int, n_steps: int) -> tuple[np.ndarray, Batches | None]:
         """Indices int32 ``[seeds, K, B]`` of K batches, and the examples that they point into;
         None for the resident split."""
         e = self.experiment
@@ -62,7 +62,7 @@ class Feed:
             )
             return np.stack(list(each)), None
         examples: Any = [
-            part.reshape(-1, *part.shape[3:]) for part in self.loader.chunk(first_step, n_steps)
+            part.reshape(-1, *part.shape[2:]) for part in self.loader.chunk(first_step, n_steps)
         ]
         shape = (len(e.seed), n_steps, e.batch_size)
-        return np.arange(np.prod(shape), dtype=np.int32).reshape(shape), Arrays(*examples)
+        return np.arange(np.prod(shape), dtype=np.int32).reshape(shape), Batches(*examples)

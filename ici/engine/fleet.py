@@ -12,6 +12,7 @@ form the loop simply ends before the frozen ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -21,14 +22,34 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ici.engine.convolutions import in_canonical_order
-from ici.engine.lane import Arrays, Hyper, Lane, LaneProgram
+from ici.engine.examples import Arrays
+from ici.engine.lane import Hyper, Lane, LaneProgram
 from ici.engine.packing import pack
+from ici.engine.sharding import batch_devices, of_examples, over_slots
 
 PyTree = Any
 Form = Literal["map", "vmap"]
 
 _LANES = PartitionSpec("run")
 _EVERYWHERE = PartitionSpec()
+
+
+def _together(n_active: Array) -> tuple[Array, Array]:
+    """``(own, turns)``: how many of its slots this device is to change, and how many it is to walk.
+
+    Devices that share a batch exchange numbers in every turn, and a compiler may well let an
+    exchange of some of them wait for all devices of the mesh: with fewer turns on one than on
+    another it would wait for ever. Nothing else in a lane's program may branch on its values then.
+    """
+    own = n_active[0]
+    return own, own if batch_devices() == 1 else lax.pmax(own, "run")
+
+
+def _kept(mine: Array, new: Any, old: Any) -> Any:
+    """`new` where this turn is one of the device's own, `old` in the others."""
+    if batch_devices() == 1:
+        return new
+    return jax.tree.map(lambda a, b: jnp.where(mine, a, b), new, old)
 
 
 def _per_lane(
@@ -49,16 +70,20 @@ def _per_lane(
         fill = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0
         return jnp.full((n_slots, *shape.shape), fill, shape.dtype)
 
+    own, turns = _together(n_active)
+
     def body(slot: Array, results: Any) -> Any:
-        lane = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), lanes)
+        lane, before = jax.tree.map(
+            lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), (lanes, results)
+        )
         return jax.tree.map(
             lambda all_, new: lax.dynamic_update_index_in_dim(all_, new, slot, 0),
             results,
-            function(*lane),
+            _kept(slot < own, function(*lane), before),
         )
 
     results = jax.tree.map(blank, jax.eval_shape(function, *one))
-    return lax.fori_loop(0, n_active[0], body, results)
+    return lax.fori_loop(0, turns, body, results)
 
 
 def _update_lanes(
@@ -73,18 +98,20 @@ def _update_lanes(
         lambda s: jnp.full((n_slots, *s.shape), jnp.nan, s.dtype), jax.eval_shape(function, one)[1]
     )
 
+    own, turns = _together(n_active)
+
     def body(slot: Array, carry: Any) -> Any:
         # Reading and writing one slot of the carry leaves the others where they are: frozen
         # lanes are never copied, and the bound of the loop is data, so a fleet of one runs the
         # same loop as a fleet of many.
-        lane = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), carry[0])
+        before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, keepdims=False), carry)
         return jax.tree.map(
             lambda all_, new: lax.dynamic_update_index_in_dim(all_, new, slot, 0),
             carry,
-            function(lane),
+            _kept(slot < own, function(before[0]), before),
         )
 
-    return lax.fori_loop(0, n_active[0], body, (lanes, records))
+    return lax.fori_loop(0, turns, body, (lanes, records))
 
 
 class Fleet:
@@ -119,10 +146,12 @@ class Fleet:
         self.in_step = mesh.shape["data"] > 1 and mesh.devices.flat[0].platform == "cpu"
         self.packing = pack(np.ones(len(hypers), bool), self.n_devices, None)
         self.train_data = self._put(train, _EVERYWHERE)
-        self.reference_inputs = self._put(reference, _EVERYWHERE)
-        self._compile(program, width, measurements)
+        self.reference_inputs = self.place(reference, batch_axis=0)
         stacked = jax.tree.map(lambda *xs: np.stack(xs), *hypers)
-        example = jax.tree.map(lambda a: a[:1], self.reference_inputs)
+        example = self._put(jax.tree.map(lambda a: np.asarray(a[:1]), reference), _EVERYWHERE)
+        one = jax.eval_shape(program.init, hypers[0], example)
+        self.shardings = _shardings(mesh, one, program.shard_params)
+        self._compile(program, width, measurements)
         self.lanes = self._init(self._n_active(), self._slots(stacked), example)
 
     def _compile(
@@ -130,7 +159,11 @@ class Fleet:
     ) -> None:
         form = self.form
 
-        def over_lanes(function: Any, data_specs: tuple[Any, ...], donate: bool = False) -> Any:
+        by_slot = NamedSharding(self.mesh, _LANES)
+
+        def over_lanes(
+            function: Any, data_specs: tuple[Any, ...], out: Any = by_slot, donate: bool = False
+        ) -> Any:
             # Lanes one after another are a loop.
             sharded = jax.shard_map(
                 in_canonical_order(function) if form == "map" else function,
@@ -140,7 +173,8 @@ class Fleet:
                 axis_names={"run"},
                 check_vma=False,
             )
-            return jax.jit(sharded, donate_argnums=(1,) if donate else ())
+            # Left to itself, the compiler may return the lanes otherwise than it took them.
+            return jax.jit(sharded, out_shardings=out, donate_argnums=(1,) if donate else ())
 
         def init(n_active: Array, hypers: Hyper, example: Any) -> Lane:
             # Every slot, an empty one too, gets a valid state; it is simply never active.
@@ -186,8 +220,9 @@ class Fleet:
             return over_lanes(of_lanes, (_EVERYWHERE,) * 4)
 
         self._measure = {name: measure(name) for name in measurements}
-        self._init = over_lanes(init, (_EVERYWHERE,))
-        self._train = over_lanes(train, (_EVERYWHERE,) * 3, donate=True)
+        self._init = over_lanes(init, (_EVERYWHERE,), self.shardings)
+        trained = (self.shardings, by_slot, by_slot)
+        self._train = over_lanes(train, (_EVERYWHERE,) * 3, trained, donate=True)
         self._reference = over_lanes(reference, (_EVERYWHERE,))
         self._evaluate = over_lanes(evaluate, (_EVERYWHERE,) * 2)
 
@@ -245,9 +280,14 @@ class Fleet:
         """Loss and accuracy on batched data, in slot order."""
         return self._done(self._evaluate(self._n_active(), self.lanes, data, weights))
 
-    def place(self, tree: PyTree) -> PyTree:
-        """`tree` on every device of the fleet."""
-        return self._put(tree, _EVERYWHERE)
+    def place(self, tree: PyTree, batch_axis: int | None = None) -> PyTree:
+        """`tree` on every device of the fleet; the examples along `batch_axis` spread over the
+        devices that share a batch."""
+        if batch_axis is None:
+            return self._put(tree, _EVERYWHERE)
+        return jax.tree.map(
+            lambda a: jax.device_put(a, of_examples(self.mesh, a.shape, batch_axis)), tree
+        )
 
     def repack(self, active: np.ndarray) -> bool:
         """Moves lanes between slots so that frozen ones (``active[lane]`` false) cost nothing.
@@ -264,10 +304,17 @@ class Fleet:
         positions = self.packing.position_of(new)
         self.lanes = jax.device_put(
             jax.tree.map(lambda a: _host_take(a, positions), jax.block_until_ready(self.lanes)),
-            NamedSharding(self.mesh, _LANES),
+            self.shardings,
         )
         self.packing = new
         return True
+
+
+def _shardings(mesh: Mesh, one: Lane, shard_params: bool) -> Lane:
+    """Where the leaves of all lanes lie, given the shapes of one."""
+    like_weights = (one.params, one.opt_state, one.ema)
+    params, opt_state, ema = over_slots(mesh, like_weights, shard_params)
+    return replace(over_slots(mesh, one, False), params=params, opt_state=opt_state, ema=ema)
 
 
 def _host_take(array: Array, positions: np.ndarray) -> Any:

@@ -15,7 +15,8 @@ from ici.data import Dataset, Split, StreamedSplit
 from ici.data.dataset import SEPARATOR
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
-from ici.engine.lane import Arrays, Hyper, LaneProgram, labelled
+from ici.engine.examples import Arrays
+from ici.engine.lane import Hyper, LaneProgram, labelled
 from ici.engine.task import task_named
 from ici.errors import InputError
 from ici.models import InputSpec, norms
@@ -173,7 +174,6 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
             loss=(own_loss(spec) if own_loss else None) or task.loss,
             task=task,
             optimizer=experiment.optimizer_settings,
-            shard_batch=experiment.data_parallel > 1,
             **{name: getattr(experiment, name) for name in _SHARED},
         )
         layout = _layout(experiment, program, dataset)
@@ -199,6 +199,7 @@ _SHARED = (
     "accumulation_steps",
     "ema_decay",
     "augment",
+    "shard_params",
 )
 
 

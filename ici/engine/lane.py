@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.sharding import PartitionSpec
 
 from ici.adapt import Model, Variables
 from ici.adapt.model import Loss
 from ici.data.augment import augmented
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import Snapshot, measurement
+from ici.engine.examples import Arrays
 from ici.engine.gradients import gradients
+from ici.engine.sharding import batch_devices, spread_examples, spread_weights, whole_weights
 from ici.engine.task import Task, counted, task_named
 from ici.errors import InputError
 from ici.optimizers import Optimizer, schedule_factor
@@ -78,27 +80,6 @@ class Lane:
     diverged_at: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Arrays:
-    """Examples on the device, read by index: a whole split, or those of one chunk of steps.
-
-    ``ids`` are the examples' numbers in the split; None where they are the indices themselves.
-    """
-
-    inputs: Array
-    labels: Array
-    ids: Array | None = None
-
-    def take(self, indices: Array) -> tuple[Array, Array]:
-        """Inputs and labels ``[B, ...]`` of the examples at ``indices[B]``."""
-        return self.inputs[indices], self.labels[indices]
-
-    def ids_at(self, indices: Array) -> Array:
-        """Their numbers in the split, ``[B]``."""
-        return indices if self.ids is None else self.ids[indices]
-
-
 def labelled(taps: Taps) -> dict[str, dict[str, Array]]:
     """``{variable: {site: array}}`` of every statistic a probe computed."""
     record: dict[str, dict[str, Array]] = {}
@@ -124,6 +105,11 @@ def _is_random(leaf: Array) -> bool:
     )
 
 
+def _both(chosen: Array, yes: Callable[..., Any], no: Callable[..., Any], operand: Any) -> Any:
+    """`lax.cond`, computing both."""
+    return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), yes(operand), no(operand))
+
+
 @dataclass(frozen=True)
 class LaneProgram:
     """The functions of one group of lanes: same model, same shapes, different `Hyper`.
@@ -144,28 +130,38 @@ class LaneProgram:
     accumulation_steps: int = 1
     ema_decay: float | None = None
     augment: str = "none"
-    shard_batch: bool = False
+    shard_params: bool = False
 
     def init(self, hyper: Hyper, example: Any) -> Lane:
         """Fresh state; the weights depend on the seed alone."""
         params, state = self.model.init(jax.random.key(hyper.seed), example)
+        params = self._spread(params)
         return Lane(
             params=params,
             state=state,
-            opt_state=self._optimizer(hyper, hyper.lr).init(params),
+            opt_state=self._spread(self._optimizer(hyper, hyper.lr).init(params)),
             ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
             hyper=hyper,
             initial_loss=jnp.float32(jnp.inf),
             diverged_at=jnp.int32(NEVER),
         )
 
+    def _spread(self, tree: PyTree) -> PyTree:
+        return spread_weights(tree) if self.shard_params else tree
+
+    def _variables(self, lane: Lane) -> Variables:
+        """Of the lane, with the weights gathered where they are spread over devices."""
+        return Variables(self._whole(lane.params), lane.state)
+
+    def _whole(self, params: PyTree) -> PyTree:
+        return whole_weights(params) if self.shard_params else params
+
     def _optimizer(self, hyper: Hyper, rate: Array) -> optax.GradientTransformation:
         return self.optimizer.at(rate, hyper.weight_decay, hyper.beta1, hyper.beta2)
 
     def _batch(self, lane: Lane, step: Array, indices: Array, data: Arrays) -> tuple[Array, Array]:
-        if self.shard_batch:
-            indices = lax.with_sharding_constraint(indices, PartitionSpec("data"))
-        inputs, labels = data.take(indices)
+        indices = spread_examples(indices)
+        inputs, labels = spread_examples(data.take(indices))
         if self.augment != "none":
             inputs = augmented(self.augment, inputs, data.ids_at(indices), lane.hyper.seed, step)
         return inputs, labels
@@ -178,8 +174,8 @@ class LaneProgram:
     def updated(self, lane: Lane, step: Array, grads: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and optimizer state after one update."""
         optimizer = self._optimizer(lane.hyper, self.learning_rate(lane, step))
-        updates, opt_state = optimizer.update(grads, lane.opt_state, lane.params)
-        return optax.apply_updates(lane.params, updates), opt_state
+        updates, opt_state = optimizer.update(self._spread(grads), lane.opt_state, lane.params)
+        return self._spread((optax.apply_updates(lane.params, updates), opt_state))
 
     def step(
         self, lane: Lane, step: Array, indices: Array, data: Arrays, probe: Probe | None
@@ -187,7 +183,7 @@ class LaneProgram:
         """One update. A step with a non-finite loss or gradient, or whose loss exceeds
         ``divergence_ratio`` times the first one, ends the run before its update is kept."""
         batch = self._batch(lane, step, indices, data)
-        variables = Variables(lane.params, lane.state)
+        variables = self._variables(lane)
         parts = self.accumulation_steps
         result = gradients(
             self.model, self.loss, variables, batch, probe, parts=parts, count=counted
@@ -210,7 +206,9 @@ class LaneProgram:
 
         # A branch, not a select: choosing between the old and the new state element by element
         # made the whole step of a 10x128 MLP 17 % slower on a CPU core.
-        lane = lax.cond(running & healthy, update, lambda lane: lane, lane)
+        # Between devices that share a batch a select it is: see `_together` in the fleet.
+        choose = lax.cond if batch_devices() == 1 else _both
+        lane = choose(running & healthy, update, lambda lane: lane, lane)
         lane = replace(
             lane,
             initial_loss=initial_loss,
@@ -275,9 +273,10 @@ class LaneProgram:
         Random numbers are those of step 0 every time: with dropout, too, an unchanged network
         gives the same values.
         """
+        inputs = spread_examples(inputs)
         first = self.model.init(jax.random.key(lane.hyper.seed), inputs).state
         state = jax.tree.map(lambda a, b: b if _is_random(a) else a, lane.state, first)
-        variables = Variables(lane.params, state)
+        variables = Variables(self._whole(lane.params), state)
         taps = self.model.apply(variables, inputs, train=True, probe=self.probe)[2]
         assert taps is not None
         return labelled(taps)
@@ -287,16 +286,17 @@ class LaneProgram:
     ) -> dict[str, Array]:
         """The measurement `name` of the update that is about to be made, which is not made."""
         batch = self._batch(lane, step, indices, data)
-        variables = Variables(lane.params, lane.state)
+        variables = self._variables(lane)
         parts = self.accumulation_steps
         result = gradients(self.model, self.loss, variables, batch, parts=parts, count=counted)
         params, _ = self.updated(lane, step, result.grads)
+        reference = spread_examples(reference)
         snapshot = Snapshot(
             model=self.model,
             loss=self.loss,
             before=variables,
             initial=self.model.init(jax.random.key(lane.hyper.seed), reference).params,
-            after=params,
+            after=self._whole(params),
             batch=batch,
             reference=reference,
             learning_rate=self.learning_rate(lane, step),
@@ -310,15 +310,15 @@ class LaneProgram:
 
         ``weights[n, B]`` is 1 for examples and 0 for what fills the last batch up.
         """
-        results = self._evaluated(Variables(lane.params, lane.state), data, weights)
+        results = self._evaluated(self._variables(lane), data, weights)
         if self.ema_decay is not None:
-            averaged = self._evaluated(Variables(lane.ema, lane.state), data, weights)
+            averaged = self._evaluated(Variables(self._whole(lane.ema), lane.state), data, weights)
             results |= {f"ema_{name}": value for name, value in averaged.items()}
         return results
 
     def _evaluated(self, variables: Variables, data: Arrays, weights: Array) -> dict[str, Array]:
         def batch(totals: Array, at: tuple[Arrays, Array]) -> tuple[Array, None]:
-            part, weight_B = at
+            part, weight_B = spread_examples(at)
             outputs, _, _ = self.model.apply(variables, part.inputs, train=False)
             return totals + self.task.totals(outputs, part.labels, weight_B), None
 

@@ -98,7 +98,7 @@ class GroupLoop:
             width=experiment.lane_width,
             measurements=tuple(experiment.measurements),
         )
-        self.evaluation_data = self.fleet.place(evaluation_data(experiment, dataset))
+        self.evaluation_data = self.fleet.place(evaluation_data(experiment, dataset), batch_axis=1)
 
     def run(self, on_progress: Callable[[Progress], None]) -> None:
         """Trains to the last step, or until no lane is running."""
@@ -140,7 +140,7 @@ class GroupLoop:
         measured = {}
         if n_steps:
             indices, examples = self.feed.chunk(step, n_steps)
-            data = None if examples is None else fleet.place(examples)
+            data = None if examples is None else fleet.place(examples, batch_axis=1)
             measured = {
                 name: fleet.measure(name, step, indices[:, 0], data)
                 for name, every in experiment.measurements.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import get_abstract_mesh
 
 PyTree = Any
 
@@ -81,6 +83,29 @@ def _ritz(alpha: Array, beta: Array, n: Array) -> tuple[Array, Array]:
     return values[-1], jnp.abs(beta[n - 1] * last)
 
 
+def _loop(unfinished: Callable[..., Array], iterate: Callable[..., Any], state: Any) -> Any:
+    """`lax.while_loop`, in which devices that work on other things at once all take as many turns.
+
+    Along a manual axis of the mesh (``shard_map``) each device has an objective of its own. Where
+    another axis shares one objective between devices, turns hold messages between them, and a
+    compiler may let a message wait for every device of the mesh. What is finished stays as it is.
+    """
+    mesh = get_abstract_mesh()
+    others = tuple(axis for axis in mesh.axis_names if axis in mesh.manual_axes)
+    if math.prod(mesh.shape[axis] for axis in mesh.axis_names if axis not in others) == 1:
+        return lax.while_loop(unfinished, iterate, state)
+
+    def anywhere(state: Any) -> Array:
+        mine = unfinished(state)
+        return lax.pmax(mine.astype(jnp.int32), others) > 0 if others else mine
+
+    def unless_finished(state: Any) -> Any:
+        mine = unfinished(state)
+        return jax.tree.map(lambda new, old: jnp.where(mine, new, old), iterate(state), state)
+
+    return lax.while_loop(anywhere, unless_finished, state)
+
+
 def hessian_sharpness(
     objective: Callable[[PyTree], Array],
     params: PyTree,
@@ -146,7 +171,7 @@ def hessian_sharpness(
         error=zero,
         converged=jnp.bool_(False),
     )
-    state = lax.while_loop(unfinished, iterate, state)
+    state = _loop(unfinished, iterate, state)
     # The whole space spanned: nothing is left out, whatever the last residual says.
     converged = (state.converged | (state.n == flat.size)) & jnp.isfinite(state.value)
     return Sharpness(state.value, state.error, state.n, converged)

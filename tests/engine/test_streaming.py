@@ -137,8 +137,12 @@ def test_indices_point_at_the_chunks_examples():
             rows, nothing = resident.chunk(first, 5)
             indices, examples = streamed.chunk(first, 5)
             assert nothing is None and streamed.resident is None
-            np.testing.assert_array_equal(examples.ids[indices], rows)
-            np.testing.assert_array_equal(examples.inputs[indices], resident.resident.inputs[rows])
+            for at, wanted in zip(indices.reshape(-1, 16), rows.reshape(-1, 16), strict=True):
+                np.testing.assert_array_equal(examples.ids_at(at), wanted)
+                for part, whole in zip(
+                    examples.take(at), resident.resident.take(wanted), strict=True
+                ):
+                    np.testing.assert_array_equal(part, whole)
         assert resident.waited_s == 0 and streamed.waited_s > 0
 
 

@@ -91,7 +91,6 @@ def make_tiny(data: Arrays) -> Callable[..., Tiny]:
             "optimizer": Optimizer(optimizer),
             "steps": 1000,
             "probe": probe or Probe(every=every),
-            "shard_batch": data_parallel > 1,
         }
         seeds = sorted({seed for _, seed in lanes})
         hypers = [Hyper.of(lr=lr, seed=s, order=seeds.index(s)) for lr, s in lanes]
