@@ -17,11 +17,11 @@ from ici.analysis.live import (
 from ici.analysis.records import Target, score_variable, target_of
 from ici.store.following import BeingReplacedError, Following
 from ici.store.lock import is_held
-from ici.store.manifest import GroupEntry, Manifest
+from ici.store.manifest import COMPLETE, GroupEntry, Manifest
 from ici.store.places import Place
 from ici.store.results import Results
 
-Phase = Literal["absent", "starting", "running", "silent", "dead", "done", "failed"]
+Phase = Literal["absent", "starting", "running", "silent", "dead", "done", "failed", "preempted"]
 _VARIABLES = {"train": ("loss",), "evaluation": ("accuracy", "loss"), "reference": ("mean", "std")}
 # How long a record may stay as it is before its writer is looked for, and before it is remarked.
 ASK_AFTER_S, SILENT_AFTER_S = 10.0, 300.0
@@ -60,7 +60,7 @@ class LiveState:
     @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
-        return self.phase in ("done", "failed")
+        return self.phase in ("done", "failed", "preempted")
 
 
 class Watched:
@@ -194,8 +194,10 @@ class Watched:
         ]
 
     def _phase(self, manifest: Manifest, unchanged_s: float) -> Phase:
-        if manifest.status in ("done", "failed"):
-            return "done" if manifest.status == "done" else "failed"
+        if manifest.status in COMPLETE:
+            return "done"
+        if manifest.status in ("failed", "preempted"):
+            return manifest.status
         if unchanged_s > ASK_AFTER_S and is_held(self.following.folder) is False:
             return "dead"
         if unchanged_s > SILENT_AFTER_S:

@@ -11,9 +11,8 @@ import numpy as np
 import zarr
 
 from ici.errors import InputError
-from ici.store.manifest import MANIFEST, Manifest
+from ici.store.manifest import MANIFEST, RECORDS, Manifest, entry_paths
 from ici.store.places import Place, stamp, zarr_store
-from ici.store.writer import RECORDS
 
 # Coordinates of a node that are not those of its runs.
 _NOT_LANES = ("step", "site", "feature", "block", "multiple")
@@ -51,7 +50,7 @@ class Following:
         self.folder = folder
         self.manifest: Manifest | None = None
         self.changed_at: float | None = None
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: Any = (None, ())
 
     def refresh(self) -> bool:
         """Whether the manifest is another one than at the last call; reads it if so.
@@ -62,7 +61,8 @@ class Following:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: wanted the folder of a record.")
         found = stamp(self.folder / MANIFEST)
-        if found == self._stamp:
+        entries = tuple(stamp(path) for path in entry_paths(self.folder))
+        if (found, entries) == self._stamp:
             return False
         if found is None:
             self.manifest = self.changed_at = None
@@ -73,8 +73,8 @@ class Following:
                 if stamp(self.folder / MANIFEST) is None:  # taken away just now
                     return False
                 raise
-            self.changed_at = found[1] / 1e9
-        self._stamp = found
+            self.changed_at = max(each[1] for each in (found, *entries) if each) / 1e9
+        self._stamp = found, entries
         return True
 
     def identity(self, group: str) -> tuple[int, ...] | None:

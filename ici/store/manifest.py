@@ -1,25 +1,40 @@
-"""The manifest of a record: written last and replaced atomically, so it never promises too much."""
+"""What of a record is committed: files written last and replaced atomically, so that they never
+promise too much.
+
+``manifest.json`` describes the experiment; ``records/GROUP.json`` counts the rows of one group, so
+that groups can be written by different processes, and a commit costs the same in any sweep.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ici.errors import InputError
-from ici.store.places import Place, RemotePath
+from ici.store.places import Place, write_whole
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
+RECORDS = "records"
+# Of a record whose runs have all ended; "diverged" where not one of them came through.
+COMPLETE = ("done", "diverged")
 
 
 @dataclass
 class GroupEntry:
     """What of one group's record is committed: rows per node, and whether that is all of it.
 
-    ``run_step_s`` is what one step of one run took, its share of the fleet's time, measurements
-    included and compilation not; None before two chunks of steps are done.
+    Attributes:
+      norm: of the group.
+      depth: of the group.
+      rows: committed rows per node.
+      done: whether every run of the group has ended.
+      run_step_s: what one step of one run took, its share of the fleet's time, measurements
+        included and compilation not; None before two chunks of steps are done.
+      saved_step: the newest step whose checkpoint is known to be on disk; None before the first.
+      kept_steps: steps whose checkpoints are kept because something happened behind them.
+      state_digest: SHA-256 over the final state of all runs; None before the end.
     """
 
     norm: str
@@ -27,6 +42,13 @@ class GroupEntry:
     rows: dict[str, int]
     done: bool = False
     run_step_s: float | None = None
+    saved_step: int | None = None
+    kept_steps: list[int] = field(default_factory=list)
+    state_digest: str | None = None
+
+    def write(self, folder: Place, name: str) -> None:
+        """Replaces the entry of group `name` in the record at `folder` in one step."""
+        write_whole(_entry_path(folder, name), json.dumps(asdict(self), indent=1))
 
 
 @dataclass
@@ -39,8 +61,9 @@ class Manifest:
       data_digest: digest of the data set's arrays.
       task: classification, language_model or regression.
       environment: versions, hardware and source revision of the writer.
-      status: running, done or failed.
-      groups: by folder name.
+      status: running, done, diverged (no run came through), preempted or failed.
+      error: what made it fail; None where nothing did.
+      groups: by folder name, in the order of training.
     """
 
     experiment: dict[str, Any]
@@ -49,23 +72,14 @@ class Manifest:
     environment: dict[str, Any]
     task: str = "classification"
     status: str = "running"
+    error: str | None = None
     groups: dict[str, GroupEntry] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def write(self, folder: Place) -> None:
-        """Replaces the folder's manifest in one step."""
-        if isinstance(folder, RemotePath):
-            (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=1))
-            return
-        temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "w") as file:
-                json.dump(asdict(self), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / MANIFEST)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Replaces the folder's manifest in one step. Entries of groups are written apart."""
+        content = {key: value for key, value in vars(self).items() if key != "groups"}
+        write_whole(folder / MANIFEST, json.dumps(content, indent=1))
 
     @classmethod
     def read(cls, folder: Place) -> Manifest:
@@ -95,10 +109,47 @@ class Manifest:
                 "install a newer ici, or `ici run --overwrite` replaces the record."
             )
         try:
-            groups = {name: GroupEntry(**entry) for name, entry in content.pop("groups").items()}
-            return cls(**_of_this_schema(content), groups=groups)
+            if schema < 3:
+                entries = content.pop("groups")
+            else:
+                entries = _entries(folder)
+            groups = {name: GroupEntry(**entry) for name, entry in entries.items()}
+            manifest = cls(**_of_this_schema(content), groups=groups)
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, error) from None
+        manifest.groups = dict(sorted(groups.items(), key=lambda item: manifest._place(item[1])))
+        return manifest
+
+    def _place(self, entry: GroupEntry) -> tuple[int, ...]:
+        """Of a group in the order of training."""
+        order = [self.experiment.get("depth", []), self.experiment.get("norm", [])]
+        found = zip(order, (entry.depth, entry.norm), strict=True)
+        return tuple(known.index(v) if v in known else len(known) for known, v in found)
+
+
+def _entry_path(folder: Place, name: str) -> Place:
+    # Beside the group's folder, not in it: Zarr takes that for its own.
+    return folder / RECORDS / f"{name}.json"
+
+
+def entry_paths(folder: Place) -> list[Any]:
+    """Entries of the groups in the record at `folder`, by name."""
+    records = folder / RECORDS
+    if not records.exists():
+        return []
+    return sorted((p for p in records.iterdir() if p.name.endswith(".json")), key=lambda p: p.name)
+
+
+def _entries(folder: Place) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for path in entry_paths(folder):
+        try:
+            entries[path.name.removesuffix(".json")] = json.loads(path.read_text())
+        except FileNotFoundError:  # replaced by another process just now
+            continue
+        except ValueError as error:
+            raise _damaged(path, error) from None
+    return entries
 
 
 def _of_this_schema(content: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import xarray as xr
 
 from ici.errors import InputError
 from ici.store.lazily import labelled
-from ici.store.manifest import Manifest
+from ici.store.manifest import COMPLETE, RECORDS, Manifest
 from ici.store.places import Place, place, zarr_store
-from ici.store.writer import RECORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +51,7 @@ class Results:
     @property
     def complete(self) -> bool:
         """Whether every run of the experiment has ended."""
-        return self.manifest.status == "done"
+        return self.manifest.status in COMPLETE
 
     @cached_property
     def train(self) -> xr.Dataset:

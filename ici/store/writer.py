@@ -11,10 +11,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ici.errors import InputError
 from ici.store.chunks import MAX_CHUNK_BYTES, chunk_shape
-from ici.store.manifest import GroupEntry, Manifest
+from ici.store.manifest import MANIFEST, RECORDS, GroupEntry, Manifest
 from ici.store.places import Place, free_bytes, remove, zarr_store
 
-RECORDS = "records"
 PER_SITE = ("site",)
 PER_FEATURE = ("site", "feature")
 
@@ -76,19 +75,32 @@ class Layout:
 
 
 class GroupWriter:
-    """Appends rows to one group's record. Rows count only once they are committed."""
+    """Appends rows to one group's record. Rows count only once they are committed.
+
+    An entry without rows begins the group's record anew; one with rows goes on behind them, and
+    cuts what is there beyond.
+    """
 
     def __init__(
         self, folder: Place, manifest: Manifest, name: str, entry: GroupEntry, layout: Layout
     ):
         self.folder = folder
-        self.manifest = manifest
+        self.name = name
         self.entry = entry
         self.layout = layout
-        path = folder / RECORDS / name
+        self.arrays: dict[str, dict[str, zarr.Array]] = {}
+        manifest.groups[name] = entry
+        if not (folder / MANIFEST).exists():
+            manifest.write(folder)
+        if entry.rows:
+            self._open()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        path, layout, entry = self.folder / RECORDS / self.name, self.layout, self.entry
         remove(path)
         root = zarr.create_group(zarr_store(path), zarr_format=3)
-        self.arrays: dict[str, dict[str, zarr.Array]] = {}
         for node_name, node in layout.nodes.items():
             group = root.create_group(node_name)
             self._coordinates(group, node)
@@ -98,8 +110,23 @@ class GroupWriter:
             }
         entry.rows = dict.fromkeys(layout.nodes, 0)
         entry.done = False
-        manifest.groups[name] = entry
-        manifest.write(folder)
+        self.commit()
+
+    def _open(self) -> None:
+        """Goes on with the record that is there; rows that its entry doesn't count are cut."""
+        path = self.folder / RECORDS / self.name
+        root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3)
+        for node_name, node in self.layout.nodes.items():
+            self.arrays[node_name] = {}
+            for key in node.variables:
+                array = root[f"{node_name}/{key}"]
+                assert isinstance(array, zarr.Array)
+                lead = (slice(None),) * len(self.layout.lane_shape)
+                # Zarr removes chunks that hold nothing but the fill value.
+                array[(*lead, slice(self.entry.rows[node_name], None))] = np.nan
+                self.arrays[node_name][key] = array
+        self.entry.done = False
+        self.commit()
 
     def _coordinates(self, group: zarr.Group, node: Node) -> None:
         labels: dict[str, Any] = {**self.layout.lane_axes, "step": node.steps}
@@ -146,7 +173,7 @@ class GroupWriter:
 
     def commit(self) -> None:
         """Makes everything written so far part of the record."""
-        self.manifest.write(self.folder)
+        self.entry.write(self.folder, self.name)
 
     def finish(self) -> None:
         """Marks the group as done. Rows never written stay NaN: no run lived to fill them."""

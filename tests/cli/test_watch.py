@@ -24,7 +24,8 @@ from ici.store.lock import is_held, sole_writer
 
 def aged(folder, seconds):
     then = time.time() - seconds
-    os.utime(folder / "manifest.json", (then, then))
+    for file in (folder / "manifest.json", *(folder / "records").glob("*.json")):
+        os.utime(file, (then, then))
 
 
 def by_norm(state):

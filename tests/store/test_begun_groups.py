@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 
 import numpy as np
 import pytest
 from tabled import MEASURED, tabled
 
 import ici
-from ici.store.manifest import MANIFEST
+from ici.store.manifest import Manifest
 
 NODES = ("train", "probe", "reference", "evaluation", "runs")
 SECOND = "norm=batch,depth=2"
@@ -23,10 +22,10 @@ def folder(tmp_path):
 
 def cut(folder, nodes, groups=None):
     """Takes the rows of some nodes back."""
-    content = json.loads((folder / MANIFEST).read_text())
-    for name in groups or content["groups"]:
-        content["groups"][name]["rows"] |= dict.fromkeys(nodes, 0)
-    (folder / MANIFEST).write_text(json.dumps(content))
+    manifest = Manifest.read(folder)
+    for name in groups or manifest.groups:
+        manifest.groups[name].rows |= dict.fromkeys(nodes, 0)
+        manifest.groups[name].write(folder, name)
     return ici.open(folder)
 
 

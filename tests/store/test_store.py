@@ -153,7 +153,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         (None, "holds no manifest"),
         ("{not json", "damaged"),
         ("[]", "schema None"),
-        (json.dumps({"schema": 99}), "schema 99.*reads schema 2"),
+        (json.dumps({"schema": 99}), "schema 99.*reads schema 3"),
     ],
 )
 def test_unreadable_manifest_is_told_in_one_line(tmp_path, content, message):
@@ -171,7 +171,7 @@ def test_manifest_is_replaced_whole(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ici.store.manifest.json.dump", full)
+    monkeypatch.setattr("ici.store.places.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         manifest(("batch",)).write(tmp_path)
     assert (tmp_path / MANIFEST).read_text() == before
@@ -188,6 +188,7 @@ def test_record_without_a_committed_step_says_so(tmp_path):
     writer(tmp_path)
     with pytest.raises(InputError, match="no committed step yet"):
         open_results(tmp_path).runs  # noqa: B018
-    manifest().write(tmp_path)
+    (tmp_path / "new").mkdir()
+    manifest().write(tmp_path / "new")
     with pytest.raises(InputError, match="no committed group yet"):
-        open_results(tmp_path).train  # noqa: B018
+        open_results(tmp_path / "new").train  # noqa: B018
