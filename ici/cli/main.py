@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ici.errors import InputError, unknown_name
+from ici.errors import PREEMPTED, InputError, unknown_name
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
+DONE, BAD_INPUT = 0, 2
 
 _USAGE = """\
 usage: ici COMMAND ...
@@ -35,8 +35,8 @@ usage: ici COMMAND ...
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
 
-    0: done (a diverged run is a result). 2: bad input, told in one line. 75: interrupted; the
-    same command with ``--resume`` goes on.
+    0: done (a diverged run is a result). 2: bad input, told in one line. 75: told to stop, by
+    SIGTERM or Ctrl-C; the same command goes on.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{where}{error.strerror} ({free:.0f} MiB free here): wanted a writable folder with "
             "enough space; make room or change --out."
         )
-    except KeyboardInterrupt:
-        print("ici: interrupted; the same command with --resume goes on.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print(f"ici: {str(error) or 'interrupted'}; the same command goes on.", file=sys.stderr)
+        return PREEMPTED
 
 
 @contextlib.contextmanager

@@ -26,8 +26,14 @@ class RunOptions:
 
     Attributes:
       out: folder of the record; default runs/NAME.
-      resume: keep the finished groups of an unfinished record, train the others again.
-      overwrite: replace the record that the folder holds.
+      resume: insist that the folder holds a record to go on with; without it that is done too.
+      restart: train this experiment again from step 0.
+      overwrite: replace the record that the folder holds, another experiment's too.
+      fork: leave the record in the folder alone, and use the first free of OUT-2, OUT-3, ….
+      checkpoint_every_s: seconds between checkpoints; 0 is after every chunk of steps, and the
+        default every minute or more rarely, to cost 2 % of the time at most.
+      keep_checkpoints: how many of the newest to keep, for every group.
+      grace_s: how long the process may go on after SIGTERM or Ctrl-C, to save.
       figures: draw the figures at the end.
       scale: which of the file's experiments to run, such as full; default is its `experiment`.
       tensorboard: also write event files for TensorBoard to this folder; default OUT/tensorboard.
@@ -36,7 +42,12 @@ class RunOptions:
 
     out: str | None = None
     resume: bool = False
+    restart: bool = False
     overwrite: bool = False
+    fork: bool = False
+    checkpoint_every_s: float | None = None
+    keep_checkpoints: int = 2
+    grace_s: float = 25.0
     figures: bool = True
     scale: str | None = None
     tensorboard: str | None = None
@@ -45,11 +56,18 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.out is not None and not self.out.strip():
             raise InputError(f"--out is {self.out!r}: wanted a folder, such as --out runs/mine.")
-        if self.resume and self.overwrite:
+        names = ("resume", "restart", "overwrite", "fork")
+        chosen = [f"--{name}" for name in names if getattr(self, name)]
+        if len(chosen) > 1:
             raise InputError(
-                "--resume and --overwrite are both set: wanted one; --resume goes on with a "
-                "record, --overwrite replaces it."
+                f"{' and '.join(chosen)} are both set: wanted one; --resume goes on with a record, "
+                "--restart trains its experiment again, --overwrite replaces it, --fork leaves it."
             )
+        for name, least in (("checkpoint_every_s", 0), ("keep_checkpoints", 1), ("grace_s", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is {value}: wanted {least} or more.")
 
 
 _GRIDS = ("--probe.stats",) + tuple(

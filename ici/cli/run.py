@@ -16,7 +16,7 @@ from ici.engine.run import run
 from ici.errors import InputError
 from ici.sinks import Sink, TensorBoardSink, WandbSink
 from ici.sinks.sink import MAX_SINGLE_RUNS, are_medians
-from ici.store.places import place
+from ici.store.places import Place, place
 
 
 def run_command(arguments: list[str]) -> int:
@@ -28,6 +28,8 @@ def run_command(arguments: list[str]) -> int:
     experiment = load_experiment(file, taken_scale(rest))
     experiment, options = override(experiment, rest, f"ici run {file}")
     out = place(options.out or f"runs/{experiment.name}")
+    if options.fork:
+        out = _free(out)
     console = Console()
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     sinks = _sinks(options)
@@ -42,7 +44,11 @@ def run_command(arguments: list[str]) -> int:
             experiment,
             out,
             resume=options.resume,
+            restart=options.restart,
             overwrite=options.overwrite,
+            checkpoint_every_s=options.checkpoint_every_s,
+            keep_checkpoints=options.keep_checkpoints,
+            grace_s=options.grace_s,
             on_progress=progress.update,
             sinks=sinks,
         )
@@ -51,6 +57,14 @@ def run_command(arguments: list[str]) -> int:
     show([results], console, report_options(figures=options.figures))
     say(f"Record in {out}, {time.perf_counter() - started:.0f} s in all.")
     return 0
+
+
+def _free(out: Place) -> Place:
+    """The first of OUT-2, OUT-3, … that is not there."""
+    n = 2
+    while (free := out.with_name(f"{out.name}-{n}")).exists():
+        n += 1
+    return free
 
 
 def _sinks(options: RunOptions) -> list[Sink]:

@@ -63,10 +63,10 @@ def headline(state: LiveState) -> str:
         "running": "running",
         "silent": f"its writer lives and has committed nothing for {ago}",
         "dead": f"its writer is gone without a word (killed?), the last commit {ago} old; "
-        "`ici run --resume` goes on",
+        "the same `ici run` goes on",
         "done": "done",
-        "failed": "failed: its writer stopped with an error or was interrupted; "
-        "`ici run --resume` goes on",
+        "failed": "failed: its writer stopped with an error; the same `ici run` goes on",
+        "preempted": "told to stop, and saved; the same `ici run` goes on",
     }[state.phase]
     line = f"{where}: {said}"
     if state.groups and not state.ended:

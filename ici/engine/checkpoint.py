@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -54,9 +55,7 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     """Leaves of a pytree by path; random keys as the numbers they are."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        )
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaves[jax.tree_util.keystr(path)] = jax.random.key_data(leaf) if is_key else leaf
     return leaves
 
@@ -82,9 +81,24 @@ def with_leaves(tree: PyTree, leaves: dict[str, np.ndarray]) -> PyTree:
             )
         if wanted is leaf:
             return new
-        return jax.random.wrap_key_data(new, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(leaf))
 
     return jax.tree_util.tree_map_with_path(replaced, tree)
+
+
+_HOST = "host/"
+
+
+def with_host(leaves: dict[str, Any], host: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Leaves of the devices and arrays of the host as one dictionary."""
+    return leaves | {_HOST + name: array for name, array in host.items()}
+
+
+def split_host(leaves: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `with_host` put together."""
+    state = {name: leaf for name, leaf in leaves.items() if not name.startswith(_HOST)}
+    host = {name[len(_HOST) :]: leaf for name, leaf in leaves.items() if name.startswith(_HOST)}
+    return state, host
 
 
 def digests(leaves: dict[str, Any]) -> dict[str, str]:

@@ -21,10 +21,11 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ici.engine.checkpoint import named_leaves, with_leaves
 from ici.engine.convolutions import in_canonical_order
 from ici.engine.examples import Arrays
 from ici.engine.lane import Hyper, Lane, LaneProgram
-from ici.engine.packing import pack
+from ici.engine.packing import EMPTY, Packing, pack
 from ici.engine.sharding import batch_devices, of_examples, over_slots
 
 PyTree = Any
@@ -288,6 +289,30 @@ class Fleet:
         return jax.tree.map(
             lambda a: jax.device_put(a, of_examples(self.mesh, a.shape, batch_axis)), tree
         )
+
+    def in_lane_order(self) -> dict[str, np.ndarray]:
+        """Leaves of the lanes that have a slot, in the order of lanes, on the host."""
+        held = self.packing.lanes.reshape(-1)
+        slots = [int(np.flatnonzero(held == lane)[0]) for lane in np.unique(held[held != EMPTY])]
+        return {name: np.asarray(leaf)[slots] for name, leaf in named_leaves(self.lanes).items()}
+
+    def restore(self, leaves: dict[str, np.ndarray], packing: Packing) -> None:
+        """Takes the lanes of a checkpoint, which lay as `packing` says, on any devices.
+
+        Raises:
+          DamagedError: they are not the lanes of this program.
+        """
+        lanes = with_leaves(self.lanes, leaves)
+        if len(packing.lanes) == self.n_devices:
+            positions = np.arange(packing.lanes.size)
+        else:
+            n_lanes = int(packing.lanes.max()) + 1
+            old, packing = packing, pack(packing.active(n_lanes), self.n_devices, None)
+            positions = old.position_of(packing)
+        self.lanes = jax.device_put(
+            jax.tree.map(lambda a: _host_take(a, positions), lanes), self.shardings
+        )
+        self.packing = packing
 
     def repack(self, active: np.ndarray) -> bool:
         """Moves lanes between slots so that frozen ones (``active[lane]`` false) cost nothing.

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ici.config import Experiment
 from ici.data import Dataset
+from ici.engine.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    named_leaves,
+    split_host,
+    state_digest,
+    with_host,
+)
 from ici.engine.feed import Feed
 from ici.engine.fleet import Fleet
 from ici.engine.group import (
@@ -26,30 +35,13 @@ from ici.engine.group import (
 )
 from ici.engine.lane import NEVER
 from ici.engine.packing import Packing
+from ici.engine.progress import Progress
+from ici.engine.signals import Notice
+from ici.errors import Preempted
 from ici.sinks.background import Background
 from ici.sinks.scalars import Rows
 from ici.store.results import padded
 from ici.store.writer import PER_FEATURE, GroupWriter
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a group is; given to the caller after every chunk.
-
-    ``loss`` is the median training loss over the running lanes at the last step, nats;
-    ``loader_wait_s`` the part of ``elapsed_s`` that was spent waiting for data.
-    """
-
-    norm: str
-    depth: int
-    step: int
-    steps: int
-    n_running: int
-    n_diverged: int
-    n_lanes: int
-    loss: float
-    elapsed_s: float
-    loader_wait_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,12 +69,19 @@ class GroupLoop:
         mesh: Mesh,
         writer: GroupWriter,
         observers: Sequence[Background] = (),
+        checkpoints: Checkpoints | None = None,
+        notice: Notice | None = None,
     ):
         self.experiment = experiment
         self.prepared = prepared
         self.dataset = dataset
         self.writer = writer
         self.observers = observers
+        self.checkpoints = checkpoints
+        self.notice = notice or Notice()
+        self.first_step = 0
+        self.at_end = False
+        self.failure: Exception | None = None
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
@@ -100,36 +99,108 @@ class GroupLoop:
         )
         self.evaluation_data = self.fleet.place(evaluation_data(experiment, dataset), batch_axis=1)
 
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint, in place of the beginning."""
+        state, host = split_host(checkpoint.leaves)
+        self.fleet.restore(state, Packing(host["lanes"], host["n_active"]))
+        self.diverged_at, self.stopped_at = host["diverged_at"], host["stopped_at"]
+        self.first_step, self.at_end = checkpoint.step, checkpoint.about["at_end"]
+
     def run(self, on_progress: Callable[[Progress], None]) -> None:
-        """Trains to the last step, or until no lane is running."""
-        with self.feed:
-            self._run(on_progress)
+        """Trains to the last step, or until no lane is running.
+
+        Raises:
+          Preempted: a notice came; what is trained so far is saved, as it is before an error of
+            `on_progress` or of the data is raised.
+        """
+        if not self.at_end:
+            with self.feed:
+                step = self._run(on_progress)
+            if self.checkpoints is not None:
+                self._save(step, named_leaves(self.fleet.lanes), self.fleet.packing, at_end=True)
+                self.checkpoints.wait()
+        if self.failure is not None:
+            self.writer.commit()
+            raise self.failure
+        self.writer.entry.state_digest = state_digest(self.fleet.in_lane_order())
         self.writer.finish()
 
-    def _run(self, on_progress: Callable[[Progress], None]) -> None:
+    def _run(self, on_progress: Callable[[Progress], None]) -> int:
+        """Returns the step that the lanes are left at."""
         experiment, start = self.experiment, time.perf_counter()
         chunk = chunk_steps(experiment, streamed_step_bytes(experiment, self.dataset))
         pending: _Pending | None = None
-        for step in range(0, experiment.steps, chunk):
+        for step in range(self.first_step, experiment.steps, chunk):
             n_steps = min(chunk, experiment.steps - step)
-            dispatched = self._dispatch(step, n_steps)
+            try:
+                if self.failure is not None or self.notice.requested:
+                    raise self.failure or Preempted(f"told to stop at step {step}")
+                batches = self.feed.chunk(step, n_steps)
+            except (Exception, Preempted):
+                self._leave(pending, step, start, on_progress)
+                raise
+            saving = self._snapshot() if pending is not None and self._is_due() else None
+            dispatched = self._dispatch(step, n_steps, batches)
             if pending is not None:
                 self._read(pending, start, on_progress)
+            if saving is not None:
+                self._save(step, *saving)
+            # What a checkpoint restores has been read before.
+            if step > 0:
                 running = self._running()
                 if not running.any():
-                    break
+                    return dispatched.step + dispatched.n_steps
                 self.fleet.repack(running)
             pending = dispatched
-        else:
-            assert pending is not None
+        if pending is not None:
             self._read(pending, start, on_progress)
-            if self._running().any():
-                self._read(self._dispatch(experiment.steps, 0), start, on_progress)
+        if self._running().any():
+            self._read(self._dispatch(experiment.steps, 0), start, on_progress)
+        return experiment.steps
+
+    def _is_due(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.due
+
+    def _snapshot(self) -> tuple[dict[str, Any], Packing]:
+        """The lanes as they are, before the next dispatch takes them."""
+        return jax.tree.map(jnp.copy, named_leaves(self.fleet.lanes)), self.fleet.packing
+
+    def _save(
+        self, step: int, leaves: dict[str, Any], packing: Packing, at_end: bool = False
+    ) -> None:
+        """Saves what `restore` wants: lanes after `step` updates, and what has been read."""
+        assert self.checkpoints is not None
+        host = {
+            "lanes": packing.lanes,
+            "n_active": packing.n_active,
+            "diverged_at": self.diverged_at,
+            "stopped_at": self.stopped_at,
+        }
+        about = {"rows": dict(self.writer.entry.rows), "at_end": at_end}
+        self.checkpoints.save(step, with_host(leaves, host), about)
+        self.writer.entry.saved_step = step
+
+    def _leave(
+        self,
+        pending: _Pending | None,
+        step: int,
+        start: float,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        """Reads and saves what is trained, before the group is left at `step`."""
+        if pending is None:
+            return
+        leaves, packing = named_leaves(self.fleet.lanes), self.fleet.packing
+        self._read(pending, start, on_progress)
+        if self.checkpoints is not None:
+            self._save(step, leaves, packing)
+            self.checkpoints.wait()
+        self.writer.commit()
 
     def _running(self) -> np.ndarray:
         return np.isnan(self.diverged_at) & np.isinf(self.stopped_at)
 
-    def _dispatch(self, step: int, n_steps: int) -> _Pending:
+    def _dispatch(self, step: int, n_steps: int, batches: Any = None) -> _Pending:
         experiment, fleet = self.experiment, self.fleet
         steps = experiment.steps
         reference = evaluation = trained = diverged_at = None
@@ -139,7 +210,7 @@ class GroupLoop:
             evaluation = fleet.evaluate(*self.evaluation_data)
         measured = {}
         if n_steps:
-            indices, examples = self.feed.chunk(step, n_steps)
+            indices, examples = batches
             data = None if examples is None else fleet.place(examples, batch_axis=1)
             measured = {
                 name: fleet.measure(name, step, indices[:, 0], data)
@@ -200,20 +271,23 @@ class GroupLoop:
         self._observe("runs", np.array([pending.step + pending.n_steps]), runs)
         running = self._running()
         group = self.prepared.group
-        on_progress(
-            Progress(
-                norm=group.norm,
-                depth=group.depth,
-                step=pending.step + pending.n_steps,
-                steps=self.experiment.steps,
-                n_running=int(running.sum()),
-                n_diverged=int(np.isfinite(self.diverged_at).sum()),
-                n_lanes=self.n_lanes,
-                loss=float(np.median(loss[running, -1])) if running.any() else float("nan"),
-                elapsed_s=time.perf_counter() - start,
-                loader_wait_s=self.feed.waited_s,
-            )
+        progress = Progress(
+            norm=group.norm,
+            depth=group.depth,
+            step=pending.step + pending.n_steps,
+            steps=self.experiment.steps,
+            n_running=int(running.sum()),
+            n_diverged=int(np.isfinite(self.diverged_at).sum()),
+            n_lanes=self.n_lanes,
+            loss=float(np.median(loss[running, -1])) if running.any() else float("nan"),
+            elapsed_s=time.perf_counter() - start,
+            loader_wait_s=self.feed.waited_s,
         )
+        if self.failure is None:
+            try:
+                on_progress(progress)
+            except Exception as error:
+                self.failure = error  # raised once the state is saved
 
     def _time(self, n_run_steps: int) -> None:
         """Takes the time since the chunk before; the first one has compilation in it."""

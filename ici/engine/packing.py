@@ -41,6 +41,12 @@ class Packing:
         where = {int(lane): slot for slot, lane in enumerate(self.lanes.reshape(-1))}
         return np.array([where.get(int(lane), 0) for lane in other.lanes.reshape(-1)])
 
+    def active(self, n_lanes: int) -> np.ndarray:
+        """bool ``[n_lanes]``: which lanes are active."""
+        active = np.zeros(n_lanes, bool)
+        active[self.rows()[1]] = True
+        return active
+
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """``(slots, lanes)`` of the active lanes: where to read results, and whose they are."""
         active = np.arange(self.n_slots)[None, :] < self.n_active[:, None]

@@ -109,10 +109,7 @@ class Manifest:
                 "install a newer ici, or `ici run --overwrite` replaces the record."
             )
         try:
-            if schema < 3:
-                entries = content.pop("groups")
-            else:
-                entries = _entries(folder)
+            entries = content.pop("groups") if schema < 3 else _entries(folder)
             groups = {name: GroupEntry(**entry) for name, entry in entries.items()}
             manifest = cls(**_of_this_schema(content), groups=groups)
         except (KeyError, TypeError, AttributeError) as error:

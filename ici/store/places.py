@@ -156,6 +156,11 @@ def check_local(folder: Place, what: str) -> Path:
     return folder
 
 
+def has_checkpoints(folder: Place) -> bool:
+    """Whether Orbax can write to `folder`."""
+    return isinstance(folder, Path) or folder.scheme in _CHECKPOINTED
+
+
 def checkpoint_folder(folder: Place) -> Any:
     """What Orbax takes for `folder`.
 
@@ -164,7 +169,7 @@ def checkpoint_folder(folder: Place) -> Any:
     """
     if isinstance(folder, Path):
         return folder.absolute()
-    if folder.scheme not in _CHECKPOINTED:
+    if not has_checkpoints(folder):
         raise InputError(
             f"checkpoints cannot be written to {folder}: Orbax writes to folders and gs:// only; "
             "wanted one of these."

@@ -277,7 +277,7 @@ def test_interrupt_is_no_traceback(file, monkeypatch, capsys):
 
     monkeypatch.setattr("ici.cli.run.run", interrupt)
     assert main(["run", file]) == 75
-    assert "--resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == "ici: interrupted; the same command goes on.\n"
 
 
 def test_data_and_doctor_commands(file, capsys):

@@ -185,7 +185,7 @@ def test_a_dead_writer_is_told_from_a_slow_one(tmp_path):
     assert Watched(tmp_path).update().phase == "running"
     aged(tmp_path, 2 * ASK_AFTER_S)
     state = Watched(tmp_path).update()
-    assert state.phase == "dead" and "--resume" in headline(state)
+    assert state.phase == "dead" and "the same `ici run` goes on" in headline(state)
     with sole_writer(tmp_path):
         assert is_held(tmp_path) is True
         assert Watched(tmp_path).update().phase == "running"
@@ -205,7 +205,7 @@ def test_a_failed_run_ends_the_watch(tmp_path, capsys):
     record.end("failed")
     assert main(["watch", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "failed" in out and "--resume" in out and f"{CHUNK}/{STEPS}" in out
+    assert "failed" in out and "goes on" in out and f"{CHUNK}/{STEPS}" in out
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"schema": 1, "groups": {}})])
