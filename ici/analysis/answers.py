@@ -112,7 +112,8 @@ def _speed(digest: Digest) -> list[str]:
             met = np.isfinite(values)
             middle = np.median(np.where(np.isnan(values), np.inf, values))
             missed = "not met yet" if np.isnan(values).any() else "missed"
-            text = f"{middle:.0f} steps" if math.isfinite(middle) else f"{missed} by most seeds"
+            share = "half of the" if 2 * met.sum() == len(values) else "most"
+            text = f"{middle:.0f} steps" if math.isfinite(middle) else f"{missed} by {share} seeds"
             said.append((middle, f"{norm} {text} ({met.sum()} of {len(values)} seeds met it)"))
         said.sort(key=lambda each: each[0])
         if said:
@@ -164,23 +165,38 @@ def _sensitivity(digest: Digest) -> list[str]:
         if said:
             n = digest.runs.sizes["lr"]
             sentences.append(
-                f"Mean final training loss above the best rate's{where}, over {n} rates with "
-                f"diverged runs counted as their first loss: {'; '.join(said)}."
+                f"Mean final training loss above the best rate's{where}, over {n} rates"
+                f"{_uneven(digest.runs['lr'].values)} with diverged runs counted as their first "
+                f"loss: {'; '.join(said)}."
             )
+        idle = [n for n, values in sensitivity(digest, setting).items() if np.isnan(values).all()]
+        if idle:
+            sentences.append(f"{_listed(idle)}{where}: no rate ends below the first loss.")
     return sentences
 
 
+def _uneven(lrs: np.ndarray) -> str:
+    """A word on grids whose rates do not weigh the same on a logarithmic axis."""
+    gaps = np.diff(np.log(np.sort(lrs)))
+    return " (unevenly spaced)" if gaps.max() > 2.5 * gaps.min() else ""
+
+
 def sensitivity(digest: Digest, setting: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`lr_sensitivity` of each seed ``[seed]`` by norm, from final training losses."""
+    """`lr_sensitivity` of each seed ``[seed]`` by norm, from final training losses.
+
+    NaN for a seed that no rate takes below its first loss: the definition gives 0, its best, to
+    what never learns.
+    """
     runs = digest.runs.sel(setting).sortby("lr")
-    return {
-        norm: lr_sensitivity(
-            runs["final_loss"].sel(norm=norm).transpose("seed", "lr").values,
-            runs["first_loss"].sel(norm=norm).median("lr").transpose("seed").values,
-        )
-        for norm in runs["norm"].values.tolist()
-        if bool(runs["first_loss"].sel(norm=norm).median("lr").notnull().all())
-    }
+    found = {}
+    for norm in runs["norm"].values.tolist():
+        first = runs["first_loss"].sel(norm=norm).median("lr").transpose("seed").values
+        if not np.isfinite(first).all():
+            continue
+        final = runs["final_loss"].sel(norm=norm).transpose("seed", "lr").values
+        learned = (final < first[:, None]).any(axis=1)
+        found[norm] = np.where(learned, lr_sensitivity(final, first), np.nan)
+    return found
 
 
 def _shift(digest: Digest) -> list[str]:
@@ -217,8 +233,12 @@ def _spikes(digest: Digest) -> list[str]:
     by_norm = []
     for norm in digest.runs["norm"].values.tolist():
         of_norm = counts.sel(norm=norm)
-        spiky = int((of_norm > 0).sum())
-        by_norm.append(f"{norm} {int(of_norm.sum())} in {spiky} of {of_norm.size} runs")
+        spiky, judged = int((of_norm > 0).sum()), int(of_norm.notnull().sum())
+        early = of_norm.size - judged
+        by_norm.append(
+            f"{norm} {int(of_norm.sum())} in {spiky} of {judged} runs"
+            + (f" ({early} too short to judge)" if early else "")
+        )
     sentences.append(f"Spikes: {'; '.join(by_norm)} ({digest.runs.attrs['spike_rule']}).")
     lead = digest.spikes.lead
     if lead is not None and lead.n_events:
@@ -262,20 +282,33 @@ def _gradients(digest: Digest) -> list[str]:
 def _trust(digest: Digest) -> list[str]:
     sentences = ["How sure is this?"]
     n, runs = digest.n_seeds, digest.runs
+    several = runs.sizes["norm"] > 1
     if n == 1:
         sentences.append("One seed: no interval and no verdict is possible; sweep seed.")
     else:
         sentences.append(
             f"{n} seeds a cell. Brackets are the range over seeds, which with so few says little "
-            "of other seeds; `--compare norm` tests the differences."
+            "of other seeds" + ("; `--compare norm` tests the differences." if several else ".")
             if n < 6
             else f"{n} seeds a cell; brackets are the range over seeds."
         )
     ended, going = int(runs["diverged_at"].notnull().sum()), int(runs["going"].sum())
     total = runs["diverged_at"].size
-    sentences.append(f"{total} runs, {ended} diverged; those have no final value.")
+    sentences.append(
+        f"{total} runs, {ended} diverged" + ("; those have no final value." if ended else ".")
+    )
     if going:
-        sentences.append(f"{going} runs are still going: this is what they have recorded so far.")
+        norms = [n for n in runs["norm"].values.tolist() if bool(runs["going"].sel(norm=n).any())]
+        sentences.append(
+            f"{going} runs are still going ({_listed(norms)}): this is what they have recorded so "
+            "far, and none of them has come through yet."
+        )
+    if digest.not_begun:
+        names = [f"norm {norm} depth {depth}" for norm, depth in digest.not_begun]
+        sentences.append(
+            f"The record is incomplete: {_listed(names)} {'have' if len(names) > 1 else 'has'} no "
+            "recorded step."
+        )
     return sentences
 
 

@@ -299,8 +299,7 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
     ended = runs["diverged_at"].notnull()
 
     def counts(label: Any) -> tuple[int, int]:
-        of = ended.sel({dim: label})
-        return int(of.sum()), int(of.size)
+        return int(ended.sel({dim: label}).sum()), int(ended.sel({dim: label}).size)
 
     quantity = Quantity("diverged", "diverged runs", "lower")
     k0, n0 = counts(baseline)
@@ -311,7 +310,9 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
         k, n = counts(label)
         tested: Any = fisher_exact([[k0, n0 - k0], [k, n - k]])
         none = Interval(k / n - k0 / n0, math.nan, math.nan, n, level, "Fisher's exact test")
-        p_value = float(tested.pvalue) if (k or k0) and runs.sizes["seed"] > 1 else math.nan
+        same = (ended.sel({dim: label}) == ended.sel({dim: baseline})).all()
+        tests = runs.sizes["seed"] > 1 and not bool(same)
+        p_value = float(tested.pvalue) if tests else math.nan
         effect = Effect(none, replace(none, estimate=math.nan), p_value, False, n)
         rows.append(
             Compared(

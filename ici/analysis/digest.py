@@ -5,6 +5,7 @@ Memory is bounded by the largest part and by the budgets below, whatever the num
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,7 @@ class Digest:
       measured: heavy measurements by name, medians over seeds ``(cell…, step, …)``.
       spikes: every spike, and what led it.
       target, target_source: what speed is judged by, and who set it.
+      not_begun: norm and depth of the groups of an unfinished record without a recorded step.
       notes: what was left out, and why; for the reader.
     """
 
@@ -82,6 +84,7 @@ class Digest:
     path: Place
     environment: dict[str, Any] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
+    not_begun: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -161,8 +164,16 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
         path=results.path,
         environment=environment,
         sites=tuple(sites),
+        not_begun=_not_begun(results),
         notes=tuple(notes),
     )
+
+
+def _not_begun(results: Records) -> tuple[tuple[str, int], ...]:
+    if not isinstance(results, Results) or results.complete:
+        return ()
+    planned = itertools.product(results.experiment["norm"], results.experiment["depth"])
+    return tuple(each for each in planned if each not in results.groups)
 
 
 def _without(part: Selection, site: str | None) -> Selection:

@@ -207,7 +207,7 @@ class GroupSoFar:
             n_met=int(self.met.sum()),
             done=self.done,
             settings=tuple(settings),
-            deepest_site=self.labels.sites[-1] if self.labels.sites else None,
+            deepest_site=self.labels.sites[self.labels.deepest] if self.labels.sites else None,
             run_step_s=self.run_step_s,
         )
 

@@ -132,7 +132,7 @@ def in_memory(results: Records) -> Selection:
 
 
 def common_sites(results: Records) -> list[str]:
-    """Sites that every group has, in execution order; found without reading any moments.
+    """Sites with moments that every group has, in execution order; one step of one run is read.
 
     A record in memory that mixes groups is asked through its moments instead.
     """
@@ -146,6 +146,16 @@ def common_sites(results: Records) -> list[str]:
         node = group.reference if "site" in group.reference.dims else group.probe
         if "site" not in node.dims:
             return []
-        names = node["site"].values.tolist()
+        names = _with_moments(node)
         shared = names if shared is None else [site for site in shared if site in names]
     return shared or []
+
+
+def _with_moments(node: xr.Dataset) -> list[str]:
+    """Sites of a node that have moments: logits and attention weights have other statistics."""
+    names = node["site"].values.tolist()
+    if "std" not in node or not node.sizes["step"]:
+        return names
+    std = node["std"].isel({dim: 0 for dim in node["std"].dims if dim not in ("site", "feature")})
+    known = std.notnull().any([dim for dim in std.dims if dim != "site"]).values
+    return [name for name, has in zip(names, known, strict=True) if has]

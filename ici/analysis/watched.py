@@ -147,7 +147,8 @@ class Watched:
             spans = [(0, min(1, last))] * (not first) + [(max(first, last - 1, 1), last)]
         score = score_variable(self._results(manifest))
         for span in spans:
-            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span, site=-1):
+            site = known.labels.deepest
+            for at, rows in self.following.rows(name, node, _VARIABLES[node], *span, site=site):
                 if node == "train":
                     known.add_train(at, rows["loss"])
                 elif node == "evaluation":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ici.errors import InputError, unknown_name
+from ici.store.lock import is_held
 from ici.store.places import Place, n_bytes, place, whole
 from ici.store.results import Results, open_results
 
@@ -64,7 +65,10 @@ def export_command(arguments: list[str]) -> int:
     results = open_results(options.run)
     folder = place(options.to) if options.to else results.path / "tables"
     if not results.complete:
-        print(f"{results.path} is {results.manifest.status}: exporting the steps committed so far.")
+        status = results.manifest.status
+        if status == "running" and is_held(results.path) is False:
+            status = "unfinished and its writer is gone"
+        print(f"{results.path} is {status}: exporting the steps committed so far.")
     for file in export(
         results,
         folder,

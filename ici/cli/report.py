@@ -82,6 +82,13 @@ def _check(options: argparse.Namespace, record: Results) -> None:
                 f"--compare {dim}: {record.path} has the one value {settings[dim][0]}: wanted two "
                 "or more."
             )
+        if options.baseline is not None and not any(
+            _means(options.baseline, label) for label in settings[dim]
+        ):
+            known = ", ".join(str(label) for label in settings[dim])
+            raise InputError(
+                f"--baseline {options.baseline}: {dim} has {known}: wanted one of them."
+            )
     if "experiments" in options.compare and len(options.runs) < 2:
         raise InputError("--compare experiments: one record given: wanted two or more.")
     lrs = settings.get("lr")
@@ -218,6 +225,14 @@ def _comparisons(
             continue
         for read in digests:
             baseline = _label(read, dim, options.baseline)
+            waiting = [str(each) for each in read.experiment[dim] if each not in read.runs[dim]]
+            if waiting and read.runs.sizes[dim] < 2:
+                # Planned, and not there yet: what there is is shown all the same.
+                console.print(
+                    f"Not compared: {dim} {', '.join(waiting)} has no recorded step yet.",
+                    markup=False,
+                )
+                continue
             found.append(compare(read, dim, baseline, at=options.at, level=options.level))
     return found
 
@@ -236,15 +251,17 @@ def _label(read: Any, dim: str, text: str | None) -> Any:
     """The label of a dimension that a word of the command line means."""
     if text is None or dim not in read.cell_dims:
         return text
-    for label in read.runs[dim].values.tolist():
-        if str(label) == text:
-            return label
-        try:
-            if not isinstance(label, str) and float(label) == float(text):
-                return label
-        except ValueError:
-            continue
-    return text
+    return next((label for label in read.runs[dim].values.tolist() if _means(text, label)), text)
+
+
+def _means(text: str, label: Any) -> bool:
+    """Whether a word of the command line means a label."""
+    if str(label) == text:
+        return True
+    try:
+        return not isinstance(label, str) and float(label) == float(text)
+    except ValueError:
+        return False
 
 
 def _page_table(comparison: Any) -> dict[str, Any]:

@@ -31,11 +31,13 @@ class GroupLabels:
       lane_axes: swept dimensions of the runs and their values, in storage order.
       sites: in execution order; none where nothing is recorded by site.
       steps: of every node.
+      deepest: index of the last site that has moments; logits, for one, have none.
     """
 
     lane_axes: dict[str, tuple[Any, ...]]
     sites: tuple[str, ...]
     steps: dict[str, np.ndarray]
+    deepest: int = -1
 
     @property
     def n_lanes(self) -> int:
@@ -102,7 +104,14 @@ class Following:
             reference = nodes["reference"]
             sites = _array(reference, "site")[:] if "site" in reference else ()
             steps = {name: np.asarray(_array(node, "step")[:]) for name, node in nodes.items()}
-            return GroupLabels(axes, tuple(str(site) for site in np.asarray(sites)), steps)
+            deepest = -1
+            if "std" in reference:
+                std = _array(reference, "std")
+                first = np.asarray(std[(0,) * (std.ndim - 2)])  # of one run at one step
+                measured = np.flatnonzero(np.isfinite(first).any(axis=-1))
+                deepest = int(measured[-1]) if measured.size else -1
+            names = tuple(str(site) for site in np.asarray(sites))
+            return GroupLabels(axes, names, steps, deepest)
 
     def rows(
         self,

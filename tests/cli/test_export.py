@@ -16,6 +16,7 @@ import ici.analysis.parts
 from ici.analysis.columns import UNKNOWN, column
 from ici.analysis.tables import table, tables_of
 from ici.cli import main
+from ici.store.lock import sole_writer
 from ici.store.manifest import MANIFEST
 from ici.store.results import Results, open_results
 
@@ -158,7 +159,8 @@ def test_files_are_replaced_only_if_asked(results, tmp_path, capsys):
 
 def test_a_record_still_going_exports_what_is_committed(tmp_path, capsys):
     tabled(tmp_path, status="running", committed=4)
-    assert main(["export", str(tmp_path), "--tables", "train"]) == 0
+    with sole_writer(tmp_path):
+        assert main(["export", str(tmp_path), "--tables", "train"]) == 0
     assert "is running: exporting the steps committed so far" in capsys.readouterr().out
     path = tmp_path / "tables" / "train.parquet"
     assert pd.read_parquet(path).step.max() == 3

@@ -72,7 +72,9 @@ def terminate():
     time.sleep(0.2)  # until the watching thread has seen it
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["resident", *(pytest.param(n, marks=pytest.mark.slow) for n in list(SETTINGS)[1:])]
+)
 def test_a_notice_saves_and_the_same_call_goes_on(whole, tmp_path, name):
     out = tmp_path / "out"
     at, seen = stopping("batch", 20, terminate)
@@ -85,7 +87,7 @@ def test_a_notice_saves_and_the_same_call_goes_on(whole, tmp_path, name):
     assert_same(resumed, whole(name))
 
 
-@pytest.mark.parametrize("every", [0, None])
+@pytest.mark.parametrize("every", [0, pytest.param(None, marks=pytest.mark.slow)])
 def test_an_error_of_the_caller_is_raised_behind_a_save(whole, tmp_path, every):
     out = tmp_path / "out"
 
@@ -101,6 +103,7 @@ def test_an_error_of_the_caller_is_raised_behind_a_save(whole, tmp_path, every):
     assert_same(ici.run(experiment(), out), whole("resident"))
 
 
+@pytest.mark.slow
 def test_on_other_devices_it_goes_on_the_same(whole, tmp_path):
     out = tmp_path / "out"
     at, _ = stopping("none", 20, terminate)
@@ -109,6 +112,7 @@ def test_on_other_devices_it_goes_on_the_same(whole, tmp_path):
     assert_same(ici.run(experiment(devices=3), out), whole("resident"))
 
 
+@pytest.mark.slow
 def test_rows_behind_the_checkpoint_are_cut(whole, tmp_path):
     out = tmp_path / "out"
     at, _ = stopping("none", 20, terminate)
@@ -138,6 +142,7 @@ def test_no_valid_checkpoint_stops_and_restart_starts_again(whole, tmp_path):
     assert_same(ici.run(experiment(), out, restart=True), whole("resident"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_save_is_told_and_what_was_saved_serves(whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     from orbax.checkpoint import CheckpointManager

@@ -54,8 +54,7 @@ def large(fleet):
 @pytest.mark.parametrize(
     ("form", "share", "changes"),
     [
-        ("map", 4, {}),
-        ("map", 8, {"norm": ("layer",), "accumulation_steps": 2}),
+        ("map", 4, {"norm": ("layer",), "accumulation_steps": 2}),
         ("vmap", 4, {"optimizer": "muon", "clip_norm": 0.5}),
     ],
 )
