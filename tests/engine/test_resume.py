@@ -72,9 +72,8 @@ def terminate():
     time.sleep(0.2)  # until the watching thread has seen it
 
 
-@pytest.mark.parametrize(
-    "name", ["resident", *(pytest.param(n, marks=pytest.mark.slow) for n in list(SETTINGS)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_notice_saves_and_the_same_call_goes_on(whole, tmp_path, name):
     out = tmp_path / "out"
     at, seen = stopping("batch", 20, terminate)
@@ -128,6 +127,7 @@ def test_rows_behind_the_checkpoint_are_cut(whole, tmp_path):
     assert_same(resumed, whole("resident"))
 
 
+@pytest.mark.slow
 def test_no_valid_checkpoint_stops_and_restart_starts_again(whole, tmp_path):
     out = tmp_path / "out"
     at, _ = stopping("none", 20, terminate)
