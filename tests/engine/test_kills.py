@@ -22,7 +22,7 @@ from ici.store.manifest import Manifest
 
 CHILD = Path(killable.__file__)
 # A start takes seconds. `ICI_TEST_KILLS=25` kills as often as one likes.
-KILLS = int(os.environ.get("ICI_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("ICI_TEST_KILLS", "3"))
 WITHIN_S = 120
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -97,8 +97,9 @@ def test_killed_at_random_times_it_ends_the_same(whole, tmp_path, kind):
     assert not litter
 
 
-@pytest.mark.parametrize("when", ["compiling", "training"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGTERM, "compiling"), (signal.SIGINT, "training")]
+)
 def test_a_notice_ends_it_in_time_with_a_status_of_its_own(whole, tmp_path, when, number):
     out = tmp_path / "out"
     process = started(out)
