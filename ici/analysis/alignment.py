@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -103,14 +103,16 @@ def site_shifts(
 ) -> list[tuple[str, dict[str, float]]]:
     """Shift at the end of training by layer input, experiments side by side.
 
-    Medians over all runs that did not diverge, for a description and not for a test. Sites are
-    matched by name; with ``align="depth"`` by their place between the first and the last site of
-    their own experiment, the nearest of each to every site of the deepest one.
+    Medians over the settings that all have and in which a run came through, for a description and
+    not for a test. Sites are matched by name; with ``align="depth"`` by their place between the
+    first and the last site of their own experiment, the nearest of each to every site of the
+    deepest one, which may be another kind of layer: its name stands beside it.
 
     Raises:
       InputError: an experiment without moments, or no site in common by name.
     """
-    profiles = {name: _profile(name, digest) for name, digest in digests.items()}
+    common = _common_labels(list(digests.values()))
+    profiles = {name: _profile(name, digest, common) for name, digest in digests.items()}
     if align == "name":
         shared = [
             s for s in next(iter(profiles.values())) if all(s in p for p in profiles.values())
@@ -125,18 +127,31 @@ def site_shifts(
     rows = []
     for i, site in enumerate(deepest):
         place = i / max(1, len(deepest) - 1)
-        values = {}
+        values, others = {}, []
         for name, profile in profiles.items():
-            own = list(profile.values())
-            values[name] = own[round(place * (len(own) - 1))]
-        rows.append((f"{site} ({place:.2f})", values))
+            own = list(profile)[round(place * (len(profile) - 1))]
+            values[name] = profile[own]
+            others += [f"; {name}: {own}"] * (own != site)
+        rows.append((f"{site} ({place:.2f}{''.join(others)})", values))
     return rows
 
 
-def _profile(name: str, digest: Digest) -> dict[str, float]:
+def _common_labels(digests: Sequence[Digest]) -> dict[str, list[Any]]:
+    """Labels that all have, along the dimensions that all have and share any of."""
+    common = {}
+    for dim in digests[0].cell_dims:
+        have = [d.runs[dim].values.tolist() if dim in d.cell_dims else [] for d in digests]
+        if labels := [value for value in have[0] if all(value in each for each in have)]:
+            common[dim] = labels
+    return common
+
+
+def _profile(name: str, digest: Digest, labels: dict[str, list[Any]]) -> dict[str, float]:
     if digest.shift is None:
         raise InputError(f"{name} has no moments of layer inputs: wanted a probe with moments.")
-    final = last_recorded(digest.shift["initial"])
+    initial = digest.shift["initial"]
+    came_through = digest.runs["diverged_at"].isnull().any("seed")
+    final = last_recorded(initial.where(initial["step"] > 0)).where(came_through).sel(labels)
     medians = final.median([dim for dim in final.dims if dim != "site"])
     return {
         str(site): float(value)

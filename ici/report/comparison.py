@@ -84,6 +84,7 @@ def _difference(row: Compared, form: Any) -> str:
     if row.quantity.log:
         texts = [f"× {_number(math.exp(min(v, 700)))}" if math.isfinite(v) else "" for v in values]
     else:
+        form = _points if form is _share else form
         texts = [("+" if v > 0 else "") + form(v) if math.isfinite(v) else "" for v in values]
     if not interval.exists:
         return texts[0]
@@ -110,6 +111,12 @@ def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
+def _points(value: float) -> str:
+    """A difference of shares; one that is not 0 does not look it."""
+    digits = 1 if value == 0 or abs(value) >= 5e-4 else 3
+    return f"{100 * value:.{digits}f} points"
+
+
 def comparison_title(comparison: Comparison) -> str:
     """What is compared with what."""
     how = "each at its own best learning rate" if comparison.at == "best" else "at equal settings"
@@ -134,8 +141,9 @@ def comparison_caption(comparison: Comparison) -> str:
     return (
         f"Means over seeds; difference {pairing}, with its {level} Student t interval; ratio of "
         "geometric means for shift, which has no good side. Steps to a target that was missed "
-        "count as the whole run. Diverged runs have no final value and are left out; their share "
-        "is tested by Fisher's exact test over all learning rates. p, Holm: corrected for the "
+        "count as the whole run. Runs without a value are left out: they diverged, are still "
+        "going, or are too short to judge. The share that diverged is tested by Fisher's exact "
+        "test over all learning rates. p, Holm: corrected for the "
         f"{comparison.n_tests} tests of this table; a verdict needs p <= "
         f"{1 - comparison.level:.3g}. Seeds that would tell: for {POWER:.0%} power, this "
         f"difference alone, if it is as large as it seems.{best}{notes}"

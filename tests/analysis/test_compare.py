@@ -300,7 +300,13 @@ def test_sites_by_name_and_by_relative_depth():
     with pytest.raises(InputError, match="--align depth"):
         site_shifts(digests)
     found = site_shifts(digests, "depth")
-    assert [name for name, _ in found] == [f"{s} ({i / 4:.2f})" for i, s in enumerate("abcde")]
+    # Whose site it is stands there, since another name may be another kind of layer.
+    assert [name for name, _ in found] == [
+        f"{site} ({i / 4:.2f}; A: {other})"
+        for i, (site, other) in enumerate(
+            zip("abcde", ("in", "in", "mid", "out", "out"), strict=True)
+        )
+    ]
     # The ends meet, and the middles.
     assert [found[i][1] for i in (0, 2, 4)] == [
         {"A": 0.0, "B": 0.0},
