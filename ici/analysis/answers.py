@@ -292,23 +292,21 @@ def _trust(digest: Digest) -> list[str]:
             if n < 6
             else f"{n} seeds a cell; brackets are the range over seeds."
         )
-    ended, going = int(runs["diverged_at"].notnull().sum()), int(runs["going"].sum())
-    total = runs["diverged_at"].size
+    begun = runs["first_loss"].notnull() | runs["diverged_at"].notnull()
+    ongoing = runs["going"] & begun
+    ended, going = int(runs["diverged_at"].notnull().sum()), int(ongoing.sum())
+    total = int(begun.sum())
     sentences.append(
         f"{total} runs, {ended} diverged" + ("; those have no final value." if ended else ".")
     )
     if going:
-        norms = [n for n in runs["norm"].values.tolist() if bool(runs["going"].sel(norm=n).any())]
+        norms = [n for n in runs["norm"].values.tolist() if bool(ongoing.sel(norm=n).any())]
         sentences.append(
             f"{going} runs are still going ({_listed(norms)}): this is what they have recorded so "
             "far, and none of them has come through yet."
         )
     if digest.not_begun:
-        names = [f"norm {norm} depth {depth}" for norm, depth in digest.not_begun]
-        sentences.append(
-            f"The record is incomplete: {_listed(names)} {'have' if len(names) > 1 else 'has'} no "
-            "recorded step."
-        )
+        sentences.append(runs.attrs["incomplete"])
     return sentences
 
 

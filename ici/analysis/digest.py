@@ -5,7 +5,6 @@ Memory is bounded by the largest part and by the budgets below, whatever the num
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from ici.analysis.convergence import (
 )
 from ici.analysis.gradients import GRADIENT_NORM, gradient_growth, repeated_blocks
 from ici.analysis.outcomes import run_divergence_cause, run_outcome
-from ici.analysis.parts import common_sites, groups_of, parts
+from ici.analysis.parts import common_sites, groups_of, not_begun, parts
 from ici.analysis.records import (
     Records,
     Selection,
@@ -35,7 +34,7 @@ from ici.analysis.records import (
 )
 from ici.analysis.shifts import mean_shift
 from ici.analysis.spikes import PRESETS, SpikeRule
-from ici.analysis.summary import joined, run_table
+from ici.analysis.summary import incomplete, joined, run_table
 from ici.store.places import Place
 from ici.store.results import Results
 
@@ -144,6 +143,7 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
     target, source = chosen_target(results, best)
     if target is not None:
         runs = _with_times(runs, scores, target, results)
+    runs.attrs["incomplete"] = incomplete(results)
     runs.attrs |= {"target": None if target is None else str(target), "target_source": source}
     runs["outcome"] = run_outcome(runs)
     measured, notes = _measured(results, n_cells)
@@ -164,16 +164,9 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
         path=results.path,
         environment=environment,
         sites=tuple(sites),
-        not_begun=_not_begun(results),
+        not_begun=not_begun(results),
         notes=tuple(notes),
     )
-
-
-def _not_begun(results: Records) -> tuple[tuple[str, int], ...]:
-    if not isinstance(results, Results) or results.complete:
-        return ()
-    planned = itertools.product(results.experiment["norm"], results.experiment["depth"])
-    return tuple(each for each in planned if each not in results.groups)
 
 
 def _without(part: Selection, site: str | None) -> Selection:

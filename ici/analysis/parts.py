@@ -6,6 +6,7 @@ how a record was split; what compares norms or depths comes after, from the smal
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -119,6 +120,14 @@ def lined_up(tables: Sequence[xr.Dataset], experiment: dict[str, Any]) -> xr.Dat
         if dim in experiment and dim in RUN_LABELS:
             whole = whole.reindex({dim: [v for v in experiment[str(dim)] if v in known]})
     return whole
+
+
+def not_begun(results: Records) -> tuple[tuple[str, int], ...]:
+    """Norm and depth of the planned groups without a recorded step, in the experiment's order."""
+    if not isinstance(results, Results) or results.complete:
+        return ()
+    planned = itertools.product(results.experiment["norm"], results.experiment["depth"])
+    return tuple(each for each in planned if each not in results.groups)
 
 
 def in_memory(results: Records) -> Selection:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ici.analysis.convergence import run_steps_to_target
-from ici.analysis.parts import common_sites, lined_up, parts
+from ici.analysis.parts import common_sites, lined_up, not_begun, parts
 from ici.analysis.records import (
     Records,
     Target,
@@ -206,7 +206,25 @@ def whole_table(
             # Raises where the groups have none in common.
             site = sites[-1] if sites else deepest_site(results)
         tables.append(run_table(part, rule, site, target))
-    return joined(tables, results)
+    table = joined(tables, results)
+    table.attrs["incomplete"] = incomplete(results)
+    return table
+
+
+def incomplete(results: Records) -> str:
+    """A sentence on the groups that have no recorded step; empty where all have one."""
+    missing = not_begun(results)
+    if not missing:
+        return ""
+    several_depths = len(results.experiment["depth"]) > 1
+    names = [f"{norm} at depth {depth}" if several_depths else norm for norm, depth in missing]
+    n_groups = len(results.experiment["norm"]) * len(results.experiment["depth"])
+    runs = results.runs["diverged_at"]
+    n_runs = runs.size // (runs.sizes["norm"] * runs.sizes["depth"])
+    return (
+        f"The record is incomplete: {n_runs * (n_groups - len(missing))} of {n_runs * n_groups} "
+        f"planned runs have recorded a step; not started: {', '.join(names)}."
+    )
 
 
 def joined(tables: Sequence[xr.Dataset], results: Records) -> xr.Dataset:
@@ -244,7 +262,7 @@ def summarise(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> xr.Da
     value was judged), ``n_diverged``, ``n_no_progress``, ``n_dead`` (seeds all of whose features
     at the deepest site are dead; absent without moments) and ``n_going``, numbers of seeds.
     Attributes hold the constants: n_seeds, target (a text), spike_rule, final_window_steps,
-    deepest_site, n_features (the last two None without moments).
+    deepest_site, n_features (these two None without moments), incomplete (see `incomplete`).
 
     Raises:
       InputError: nothing is recorded yet, or the groups share no site.
@@ -265,7 +283,8 @@ def summary_of(table: xr.Dataset) -> xr.Dataset:
             "spikes": table["spikes"].sum("seed", min_count=1),
             "n_diverged": table["diverged_at"].notnull().sum("seed"),
             "n_no_progress": table["no_progress"].sum("seed"),
-            "n_going": table["going"].sum("seed"),
+            # Those of groups to come have recorded nothing.
+            "n_going": (table["going"] & table["first_loss"].notnull()).sum("seed"),
         }
     )
     if "shift" in table:
@@ -274,6 +293,7 @@ def summary_of(table: xr.Dataset) -> xr.Dataset:
         summary["steps_to_target"] = _censored(table)
     kept = ("n_seeds", "target", "spike_rule", "final_window_steps", "n_features")
     summary.attrs = {name: table.attrs[name] for name in kept}
+    summary.attrs["incomplete"] = table.attrs.get("incomplete", "")
     summary.attrs["deepest_site"] = table.attrs["site"]
     dims = [dim for dim in table["diverged_at"].dims if dim != "seed"]
     return summary.transpose(*dims, ...)

@@ -125,6 +125,8 @@ def caption(summary: xr.Dataset, results: Records) -> str:
     ratio = results.experiment.get("divergence_ratio")
     high = "" if ratio is None else f"loss above {ratio:g} × the first, or "
     lines = []
+    if attrs.get("incomplete"):
+        lines.append(attrs["incomplete"])
     if going := int(summary["n_going"].sum()):
         lines.append(f"{going} runs are still going: this is what they have recorded so far.")
     lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tabled import tabled
 
 import ici
@@ -13,6 +14,8 @@ from ici.analysis.summary import whole_table
 from ici.cli import main
 from ici.data import Arrays
 from ici.errors import InputError
+from ici.report.page.content import content
+from ici.report.table import print_summary
 
 
 def experiment(**changes):
@@ -69,10 +72,25 @@ def half(tmp_path):
     return tmp_path
 
 
+INCOMPLETE = (
+    "The record is incomplete: 6 of 12 planned runs have recorded a step; not started: batch."
+)
+
+
 def test_groups_that_are_missing_are_named(half):
-    assert "The record is incomplete: norm batch depth 2 has no" in sentences(
-        ici.digest(ici.open(half))
-    )
+    digest = ici.digest(ici.open(half))
+    assert INCOMPLETE in sentences(digest)
+    assert content(digest)["facts"][0] == INCOMPLETE.rstrip(".")
+    console = Console(width=400)
+    with console.capture() as said:
+        print_summary(ici.open(half), console)
+    assert INCOMPLETE in " ".join(said.get().split())
+
+
+def test_a_complete_record_does_not_call_itself_incomplete(tmp_path):
+    digest = ici.digest(tabled(tmp_path))
+    assert "incomplete" not in sentences(digest)
+    assert "incomplete" not in " ".join(content(digest)["facts"])
 
 
 def test_what_cannot_be_compared_yet_does_not_cost_the_page(half, capsys):

@@ -237,7 +237,8 @@ def _facts(digest: Digest) -> list[str]:
             f"({environment.get('cpu', '?')}), jax {versions.get('jax', '?')}, "
             f"flax {versions.get('flax', '?')}"
         )
-    return [*facts, *digest.notes]
+    unfinished = [digest.runs.attrs["incomplete"].rstrip(".")] if digest.not_begun else []
+    return [*unfinished, *facts, *digest.notes]
 
 
 def _captions(digest: Digest) -> dict[str, str]:
