@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -226,15 +227,18 @@ def _comparisons(
         for read in digests:
             baseline = _label(read, dim, options.baseline)
             waiting = [str(each) for each in read.experiment[dim] if each not in read.runs[dim]]
-            if waiting and read.runs.sizes[dim] < 2:
+            if waiting and (read.runs.sizes[dim] < 2 or str(baseline) in waiting):
                 # Planned, and not there yet: what there is is shown all the same.
-                console.print(
-                    f"Not compared: {dim} {', '.join(waiting)} has no recorded step yet.",
-                    markup=False,
-                )
+                console.print(f"Not compared: {_unrecorded(dim, waiting)}.", markup=False)
                 continue
-            found.append(compare(read, dim, baseline, at=options.at, level=options.level))
+            each = compare(read, dim, baseline, at=options.at, level=options.level)
+            notes = (_unrecorded(dim, waiting),) if waiting else ()
+            found.append(replace(each, notes=(*each.notes, *notes)))
     return found
+
+
+def _unrecorded(dim: str, waiting: list[str]) -> str:
+    return f"{dim} {', '.join(waiting)} has no recorded step yet"
 
 
 def names_of(records: Sequence[Results]) -> list[str]:
@@ -251,7 +255,7 @@ def _label(read: Any, dim: str, text: str | None) -> Any:
     """The label of a dimension that a word of the command line means."""
     if text is None or dim not in read.cell_dims:
         return text
-    return next((label for label in read.runs[dim].values.tolist() if _means(text, label)), text)
+    return next((label for label in read.experiment[dim] if _means(text, label)), text)
 
 
 def _means(text: str, label: Any) -> bool:

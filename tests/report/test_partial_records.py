@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from ici.data import Arrays
 from ici.errors import InputError
 from ici.report.page.content import content
 from ici.report.table import print_summary
+from ici.store.manifest import MANIFEST
 
 
 def experiment(**changes):
@@ -97,6 +100,22 @@ def test_what_cannot_be_compared_yet_does_not_cost_the_page(half, capsys):
     assert main(["report", str(half), "--compare", "norm", "--no-figures"]) == 0
     assert "Not compared: norm batch has no recorded step yet" in capsys.readouterr().out
     assert (half / "report.html").exists()
+
+
+def test_a_baseline_that_is_still_to_come_does_not_cost_the_page(half, capsys):
+    manifest = json.loads((half / MANIFEST).read_text())
+    manifest["experiment"]["norm"] = ["none", "batch", "layer"]
+    (half / MANIFEST).write_text(json.dumps(manifest))
+    for name in ("norm=batch,depth=2", "norm=batch,depth=2.json"):
+        (half / name).rename(half / "records" / name)
+    words = ["report", str(half), "--compare", "norm", "--no-figures"]
+    assert main([*words, "--baseline", "layer"]) == 0
+    assert "Not compared: norm layer has no recorded step yet" in capsys.readouterr().out
+    assert (half / "report.html").exists()
+    # With another baseline the two that there are get compared.
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none against batch" in said and "Norm layer has no recorded step yet." in said
 
 
 def test_an_unknown_baseline_is_refused_before_anything_is_read(half, capsys):
