@@ -61,6 +61,19 @@ def _spread(values: np.ndarray, form: str = ".3g", factor: float = 1.0, unit: st
     return f"{text} [{known.min():{form}} to {known.max():{form}}, {seeds}]"
 
 
+def _so_far(digest: Digest, **run: Any) -> str:
+    """A remark on a cell with runs to come: how far they are, since others may be further."""
+    going = digest.runs["going"].sel(run)
+    if not bool(going.any()):
+        return ""
+    known = digest.scores.sel(run).where(going).notnull()
+    known = known.any([dim for dim in known.dims if dim != "step"])
+    if not bool(known.any()):
+        return " (so far)"
+    step = int(known["step"].values[known.values][-1])
+    return f" (so far, step {step} of {digest.experiment['steps']})"
+
+
 def _score_text(digest: Digest, values: np.ndarray) -> str:
     if digest.score == "accuracy":
         return _spread(values, ".1f", 100.0, " %")
@@ -78,13 +91,15 @@ def _training(digest: Digest) -> list[str]:
             if math.isnan(lr):
                 none.append(norm)
                 continue
-            values = scores.sel({"norm": norm, "lr": lr, **setting}).values
-            said.append((np.median(values), norm, lr, _score_text(digest, values)))
+            cell = {"norm": norm, "lr": lr, **setting}
+            values = scores.sel(cell).values
+            text = f"{norm} {_score_text(digest, values)} at lr {short(lr)}"
+            said.append((np.median(values), text + _so_far(digest, **cell)))
         said.sort(key=lambda each: -each[0] if digest.score == "accuracy" else each[0])
         if said:
             sentences.append(
                 f"Best evaluation of each at its own best learning rate{where}: "
-                + "; ".join(f"{norm} {text} at lr {short(lr)}" for _, norm, lr, text in said)
+                + "; ".join(text for _, text in said)
                 + "."
             )
         if none:
@@ -126,7 +141,8 @@ def _speed(digest: Digest) -> list[str]:
 
 def _stability(digest: Digest) -> list[str]:
     sentences = ["Up to which learning rate and depth do they train?"]
-    ended = digest.runs["diverged_at"].notnull().sortby("lr")
+    runs = digest.runs.sortby("lr")
+    ended, begun = runs["diverged_at"].notnull(), runs["first_loss"].notnull()
     lrs = ended["lr"].values
     n_lrs = len(lrs)
     for setting, where in _settings(digest):
@@ -134,12 +150,18 @@ def _stability(digest: Digest) -> list[str]:
         for norm in digest.runs["norm"].values.tolist():
             of_norm = ended.sel({"norm": norm, **setting}).transpose("lr", "seed").values
             largest = float(largest_stable_lr(lrs, of_norm))
+            if not (of_norm.any() or bool(begun.sel({"norm": norm, **setting}).any())):
+                said.append(f"{norm} has not started")
+                continue
+            # Of rates above one that fails no more is asked.
+            up_to = {"norm": norm, "lr": lrs[lrs <= largest].tolist(), **setting}
             if largest == 0:
                 said.append(f"{norm} at none of the rates")
             elif largest == lrs[-1]:
                 said.append(f"{norm} at all {n_lrs} (up to {short(largest)}, the end of the grid)")
             else:
                 said.append(f"{norm} up to {short(largest)}")
+            said[-1] += _so_far(digest, **up_to)
         sentences.append(f"No seed diverges{where}: " + "; ".join(said) + ".")
     stuck = digest.runs["no_progress"]
     for norm in digest.runs["norm"].values.tolist():
@@ -213,11 +235,14 @@ def _shift(digest: Digest) -> list[str]:
                 continue
             values = digest.runs["shift"].sel({"norm": norm, "lr": lr, **setting}).values
             if np.isfinite(values).any():
-                said.append((np.nanmedian(values), f"{norm} {_spread(values)} at lr {short(lr)}"))
+                text = f"{norm} {_spread(values)} at lr {short(lr)}"
+                text += _so_far(digest, norm=norm, lr=lr, **setting)
+                said.append((np.nanmedian(values), text))
         said.sort(key=lambda each: each[0])
         if said:
+            end = "the last measurement" if bool(digest.runs["going"].any()) else "the end"
             sentences.append(
-                "Mean shift from step 0 to the end on the reference batch, in standard deviations "
+                f"Mean shift from step 0 to {end} on the reference batch, in standard deviations "
                 f"of a unit{where}: {'; '.join(text for _, text in said)}. An unchanged network "
                 "has exactly 0."
             )

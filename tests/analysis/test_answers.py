@@ -240,3 +240,42 @@ def test_the_number_of_seeds_is_told(n: int, words: str):
     assert found[0].startswith(words)
     assert found[1] == f"{4 * n} runs, 1 diverged; those have no final value."
     assert len(found) == 2
+
+
+# Runs that are still going
+
+
+def half_way(records: FakeRecords, norm: str) -> FakeRecords:
+    """The runs of this norm have come to step 10."""
+    for name in ("train", "evaluation", "reference"):
+        node = getattr(records, name)
+        after = node["step"].values[node["step"].values > (9 if name == "train" else 10)]
+        for variable in node.data_vars.values():
+            variable.loc[{"norm": norm, "step": after}] = np.nan
+    return records
+
+
+def test_what_rests_on_runs_still_going_says_how_far_they_are():
+    records = half_way(learned(), "batch")
+    far = " (so far, step 10 of 20)"
+    training = one(records, "Which norm")
+    assert f"at lr 0.1{far}" in training.split("batch")[1].split(";")[0]
+    assert "so far" not in training.split("none")[1].split(";")[0]
+    stability = one(records, "Up to which")
+    assert f"batch at all 2 (up to 0.1, the end of the grid){far}." in stability
+    assert "none at all 2 (up to 0.1, the end of the grid);" in stability
+    shift = one(records, "How far")
+    assert "to the last measurement on" in shift and f"at lr 0.1{far}" in shift
+    assert shift.count("so far") == 1
+
+
+def test_a_failure_is_one_whatever_the_larger_rates_still_do():
+    records = half_way(learned(), "batch")
+    for seed in (0, 1, 2):
+        diverge(records, 3, norm="batch", lr=0.01, seed=seed)
+    assert "batch at none of the rates." in one(records, "Up to which")
+
+
+def test_of_complete_records_nothing_is_so_far():
+    said = [s for each in answers(digest(learned())) for s in each.sentences]
+    assert not any("so far" in s or "last measurement" in s for s in said)
