@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ici.analysis.alignment import at_best, comparable, finished, shared
+from ici.analysis.compared import POWER, At, Compared, Comparison, Quantity
 from ici.analysis.digest import Digest
 from ici.analysis.records import describe_setting, short
 from ici.analysis.statistics import (
@@ -23,68 +24,6 @@ from ici.analysis.statistics import (
     unpaired_effect,
 )
 from ici.errors import InputError
-
-At = Literal["best", "equal"]
-POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One column of a run table that is compared.
-
-    `better` is "higher", "lower" or "" for a quantity without a good side; `log` compares ratios.
-    """
-
-    name: str
-    label: str
-    better: str
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One quantity of one value against the baseline's.
-
-    Attributes:
-      quantity, setting, where: what, at which other values, at which learning rates.
-      baseline, value: the labels compared.
-      of_baseline, of_value: means over the seeds used; geometric ones for ratios, shares for
-        diverged runs.
-      effect: None where nothing can be compared; of logarithms for ratios.
-      p_adjusted: Holm's, over all rows of the comparison that have a p-value.
-      verdict: better, worse, lower, higher, not distinguishable, equal in every run, or why there
-        is none.
-      seeds_needed: on each side, to tell this difference alone at 80 % power; NaN if unknown.
-      n: seeds used on each side; n_left_out: runs left out for having diverged or no value.
-    """
-
-    quantity: Quantity
-    setting: str
-    where: str
-    baseline: str
-    value: str
-    of_baseline: float
-    of_value: float
-    effect: Effect | None
-    p_value: float
-    p_adjusted: float
-    verdict: str
-    seeds_needed: float
-    n: int
-    n_left_out: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All rows of a comparison, and the constants behind its verdicts."""
-
-    dim: str
-    rows: tuple[Compared, ...]
-    level: float
-    at: At
-    n_tests: int
-    paired: bool
-    notes: tuple[str, ...] = ()
 
 
 def compare(
@@ -206,11 +145,12 @@ def _compared(
         for label in others:
             where = _where(table, dim, (baseline, label), setting)
             for quantity in quantities(runs, digest):
-                pair = [
-                    _values(table, quantity, {dim: each, **setting}, horizon)
-                    for each in (baseline, label)
-                ]
-                rows.append(_row(quantity, setting, where, (baseline, label), pair, level, paired))
+                cells = [{dim: each, **setting} for each in (baseline, label)]
+                pair = [_values(table, quantity, cell, horizon) for cell in cells]
+                found = _row(quantity, setting, where, (baseline, label), pair, level, paired)
+                rows.append(
+                    replace(found, left_out=_left_out(table, quantity, cells, pair, paired))
+                )
     rows += _divergence_rows(runs, dim, baseline, level)
     adjusted = holm([row.p_value for row in rows])
     final = [
@@ -237,6 +177,38 @@ def _values(
     if quantity.log:
         values = np.log(np.where(values > 0, values, np.nan))
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _left_out(
+    table: xr.Dataset,
+    quantity: Quantity,
+    cells: Sequence[dict[str, Any]],
+    pair: Sequence[np.ndarray],
+    paired: bool,
+) -> str:
+    """Why runs are in no number of a row: ``3 diverged, 1 still going``; empty where all are."""
+    counts: dict[str, int] = {}
+    for cell, own, other in zip(cells, pair, reversed(pair), strict=True):
+        runs = table[["diverged_at", "going"]].sel(cell).transpose("seed")
+        chosen = "best_lr" not in table or bool(table["best_lr"].sel(cell).notnull().all())
+        # Empty where a concatenation has no run.
+        going = runs["going"].values.astype(np.float64) > 0
+        ended = runs["diverged_at"].notnull().values
+        for i in range(len(own)):
+            if not np.isnan(own[i]):
+                if not paired or not np.isnan(other[i]):
+                    continue
+                reason = "without a partner"
+            elif not chosen:
+                reason = "without a rate that all seeds finish"
+            elif going[i]:
+                reason = "still going"
+            elif quantity.name == "spikes":
+                reason = "too short to judge"
+            else:
+                reason = "diverged" if ended[i] else "without a value"
+            counts[reason] = counts.get(reason, 0) + 1
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items())
 
 
 def _where(table: xr.Dataset, dim: str, labels: tuple[Any, Any], setting: dict[str, Any]) -> str:
@@ -302,6 +274,10 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
         return int(ended.sel({dim: label}).sum()), int(ended.sel({dim: label}).size)
 
     quantity = Quantity("diverged", "diverged runs", "lower")
+
+    def going(label: Any) -> int:
+        return int((runs["going"].sel({dim: label}).astype(np.float64) > 0).sum())
+
     k0, n0 = counts(baseline)
     rows = []
     for label in runs[dim].values.tolist():
@@ -311,7 +287,9 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
         tested: Any = fisher_exact([[k0, n0 - k0], [k, n - k]])
         none = Interval(k / n - k0 / n0, math.nan, math.nan, n, level, "Fisher's exact test")
         same = (ended.sel({dim: label}) == ended.sel({dim: baseline})).all()
-        tests = runs.sizes["seed"] > 1 and not bool(same)
+        n_going = going(baseline) + going(label)
+        # Those that diverged have ended early: what has ended is no sample of what will.
+        tests = runs.sizes["seed"] > 1 and not bool(same) and not n_going
         p_value = float(tested.pvalue) if tests else math.nan
         effect = Effect(none, replace(none, estimate=math.nan), p_value, False, n)
         rows.append(
@@ -330,6 +308,7 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
                 math.nan,
                 runs.sizes["seed"],
                 0,
+                n_going=n_going,
             )
         )
     return rows
@@ -338,6 +317,8 @@ def _divergence_rows(runs: xr.Dataset, dim: str, baseline: Any, level: float) ->
 def _verdict(row: Compared, p_adjusted: float, level: float) -> str:
     if row.effect is None:
         return "nothing to compare: no run of one side has a value"
+    if row.n_going:
+        return f"no verdict yet: {row.n_going} runs still going"
     if row.n < 2:
         return "one seed: no verdict"
     if row.of_value == row.of_baseline and math.isnan(row.p_value):

@@ -46,6 +46,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "seeds_needed": row.seeds_needed,
                 "n_seeds": row.n,
                 "n_left_out": row.n_left_out,
+                "left_out": row.left_out,
             }
         )
     return found
@@ -96,7 +97,7 @@ def _verdict(row: Compared) -> str:
     if row.quantity.name != "diverged" and row.n >= 2:
         text += f" at {row.n} seeds"
     if row.n_left_out:
-        text += f", {row.n_left_out} runs left out"
+        text += f", {row.n_left_out} runs left out ({row.left_out})"
     if text.startswith("not distinguishable") and not math.isnan(row.seeds_needed):
         needed = "over 10,000" if math.isinf(row.seeds_needed) else f"about {row.seeds_needed:.0f}"
         text += f"; {needed} would tell" if row.seeds_needed > row.n else ""

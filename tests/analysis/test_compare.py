@@ -171,6 +171,44 @@ def test_a_run_still_going_has_no_final_loss():
     assert row(compare(digest(records), "norm"), LOSS).verdict.startswith("nothing to compare")
 
 
+def test_runs_still_going_are_no_ground_for_a_share_of_divergences():
+    records = with_losses({"none": NONE, "batch": BATCH}, lrs=(0.01,))
+    for seed in range(5):
+        diverge(records, 10, norm="none", lr=0.01, seed=seed)
+    assert row(compare(digest(records), "norm"), "diverged").verdict == "better"
+    records.train["loss"].loc[{"norm": "batch", "seed": [0, 1], "step": range(15, 20)}] = np.nan
+    found = compare(digest(records), "norm")
+    share = row(found, "diverged")
+    assert share.verdict == "no verdict yet: 2 runs still going"
+    assert math.isnan(share.p_value) and math.isnan(share.p_adjusted)
+    assert found.n_tests == 0
+
+
+def test_what_is_left_out_has_its_reasons():
+    records = with_losses({"none": NONE, "batch": BATCH}, lrs=(0.01,))
+    diverge(records, 10, norm="none", lr=0.01, seed=1)
+    records.train["loss"].loc[{"norm": "batch", "seed": [2, 3], "step": range(15, 20)}] = np.nan
+    found = compare(digest(records), "norm", at="equal")
+    loss = row(found, LOSS)
+    assert loss.n_left_out == 6
+    assert loss.left_out == "1 diverged, 3 without a partner, 2 still going"
+    # 20 steps are too few for the rule to judge any.
+    assert row(found, "spikes").left_out == "8 too short to judge, 2 still going"
+    assert row(compare(digest(records), "norm"), LOSS).left_out == (
+        "10 without a rate that all seeds finish"
+    )
+
+
+def test_every_run_that_is_left_out_has_a_reason():
+    records = with_losses({"none": NONE, "batch": BATCH})
+    diverge(records, 10, norm="none", lr=0.01, seed=1)
+    records.train["loss"].loc[{"norm": "batch", "seed": 2, "step": range(15, 20)}] = np.nan
+    for at in ("best", "equal"):
+        for each in compare(digest(records), "norm", at=at).rows:
+            counts = [int(part.split()[0]) for part in each.left_out.split(", ") if part]
+            assert sum(counts) == each.n_left_out, each
+
+
 def test_misses_count_as_the_whole_run():
     records = with_losses({"none": NONE, "batch": BATCH}, lrs=(0.01,))
     scores = records.evaluation["accuracy"]
