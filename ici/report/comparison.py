@@ -13,6 +13,7 @@ from rich.text import Text
 from ici.analysis.compare import POWER, Compared, Comparison
 from ici.report.table import WIDTH
 
+SHARES = ("validation_accuracy", "diverged")
 COLUMNS = ("quantity", "baseline", "value", "difference", "p, Holm", "verdict")
 _ASCII = str.maketrans({"∞": "inf", "–": "-", "σ": "std", "×": "x", "→": "->"})
 
@@ -66,30 +67,43 @@ def comparison_sections(comparison: Comparison) -> list[tuple[str, list[list[str
 
 
 def _cells(row: Compared) -> list[str]:
-    form = _share if row.quantity.name in ("validation_accuracy", "diverged") else _number
+    form = _share if row.quantity.name in SHARES else _number
     return [
         row.quantity.label,
         form(row.of_baseline),
         form(row.of_value),
-        _difference(row, form),
+        _difference(row),
         "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
         _verdict(row),
     ]
 
 
-def _difference(row: Compared, form: Any) -> str:
+def _difference(row: Compared) -> str:
     if row.effect is None:
         return "–"
     interval = row.effect.difference
-    values = (interval.estimate, interval.low, interval.high)
-    if row.quantity.log:
-        texts = [f"× {_number(math.exp(min(v, 700)))}" if math.isfinite(v) else "" for v in values]
-    else:
-        form = _points if form is _share else form
-        texts = [("+" if v > 0 else "") + form(v) if math.isfinite(v) else "" for v in values]
+    shares, mark = row.quantity.name in SHARES, "× " if row.quantity.log else ""
+
+    def text(value: float) -> str:
+        if not math.isfinite(value):
+            return "–"
+        if row.quantity.log:
+            return _number(math.exp(min(value, 700)))
+        return _points(value) if shares else ("+" if value > 0 else "") + _number(value)
+
+    # What two percentages differ by is no percentage of either.
+    estimate = mark + text(interval.estimate) + (" points" if shares else "")
     if not interval.exists:
-        return texts[0]
-    return f"{texts[0]} [{texts[1]} to {texts[2]}]".replace("[× ", "[").replace("to × ", "to ")
+        return estimate
+    return f"{estimate} [{text(interval.low)} to {text(interval.high)}]"
+
+
+def _points(share: float) -> str:
+    """Percentage points with their sign: as many digits as show that it is not 0."""
+    if abs(share) < 1e-9:  # what is left of a difference of equal numbers
+        return "0"
+    digits = max(1, math.ceil(-math.log10(100 * abs(share))))
+    return f"{100 * share:+.{digits}f}"
 
 
 def _verdict(row: Compared) -> str:
@@ -110,12 +124,6 @@ def _number(value: float) -> str:
 
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    """A difference of shares; one that is not 0 does not look it."""
-    digits = 1 if value == 0 or abs(value) >= 5e-4 else 3
-    return f"{100 * value:.{digits}f} points"
 
 
 def comparison_title(comparison: Comparison) -> str:

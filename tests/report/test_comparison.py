@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from fake_records import blank, plausible
@@ -10,7 +11,12 @@ from rich.console import Console
 
 from ici.analysis.compare import Comparison, compare
 from ici.analysis.digest import digest
-from ici.report.comparison import comparison_rows, comparison_sections, print_comparison
+from ici.report.comparison import (
+    COLUMNS,
+    comparison_rows,
+    comparison_sections,
+    print_comparison,
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +95,36 @@ def test_rows_are_numbers(comparison: Comparison):
         low = row.effect.difference.low
         assert plain["difference_low"] == low or math.isnan(low)
         assert {type(value) for value in plain.values()} <= {str, float, int, bool}
+
+
+def with_difference(comparison: Comparison, name: str, *interval: float) -> str:
+    """What is printed of a quantity whose difference and interval are these."""
+    row = next(each for each in comparison.rows if each.quantity.name == name)
+    assert row.effect is not None
+    estimate, low, high = interval
+    difference = replace(row.effect.difference, estimate=estimate, low=low, high=high)
+    row = replace(row, effect=replace(row.effect, difference=difference))
+    ((_, rows),) = comparison_sections(replace(comparison, rows=(row,)))
+    return rows[0][COLUMNS.index("difference")]
+
+
+def test_accuracies_differ_by_points(comparison: Comparison):
+    name = "validation_accuracy"
+    said = with_difference(comparison, name, 0.0512, -0.0234, 0.1)
+    assert said == "+5.1 points [-2.3 to +10.0]"
+    assert with_difference(comparison, "diverged", 0.25, math.nan, math.nan) == "+25.0 points"
+    assert "%" not in with_difference(comparison, name, 0.1, 0.05, 0.2)
+
+
+def test_an_end_near_zero_keeps_the_sign_that_it_has(comparison: Comparison):
+    name = "validation_accuracy"
+    said = with_difference(comparison, name, 0.03, 0.00004, 0.06)
+    assert said == "+3.0 points [+0.004 to +6.0]"
+    said = with_difference(comparison, name, 0.03, -0.0004, 0.06)
+    assert said == "+3.0 points [-0.04 to +6.0]"
+    assert with_difference(comparison, name, 0.0, 0.0, 0.0) == "0 points [0 to 0]"
+
+
+def test_ratios_have_their_mark_once(comparison: Comparison):
+    said = with_difference(comparison, "shift", math.log(2.0), math.log(0.5), math.log(8.0))
+    assert said == "× 2 [0.5 to 8]"
