@@ -105,14 +105,19 @@ def site_shifts(
 
     Medians over the settings that all have and in which a run came through, for a description and
     not for a test. Sites are matched by name; with ``align="depth"`` by their place between the
-    first and the last site of their own experiment, the nearest of each to every site of the
-    deepest one, which may be another kind of layer: its name stands beside it.
+    first and the last site of their own experiment, to every site of the deepest one: the nearest
+    whose path ends alike, unless it is more than a site off, and else the nearest, which may be
+    another kind of layer: its name stands beside it.
 
     Raises:
-      InputError: an experiment without moments, or no site in common by name.
+      InputError: an experiment without moments, without a shared setting in which a run came
+        through, or without a site in common by name.
     """
     common = _common_labels(list(digests.values()))
     profiles = {name: _profile(name, digest, common) for name, digest in digests.items()}
+    for name, profile in profiles.items():
+        if not profile:
+            raise InputError(f"in no setting of {name} that all have did a run come through.")
     if align == "name":
         shared = [
             s for s in next(iter(profiles.values())) if all(s in p for p in profiles.values())
@@ -129,11 +134,25 @@ def site_shifts(
         place = i / max(1, len(deepest) - 1)
         values, others = {}, []
         for name, profile in profiles.items():
-            own = list(profile)[round(place * (len(profile) - 1))]
+            own = _match(site, place, list(profile))
             values[name] = profile[own]
             others += [f"; {name}: {own}"] * (own != site)
         rows.append((f"{site} ({place:.2f}{''.join(others)})", values))
     return rows
+
+
+def _match(site: str, place: float, sites: Sequence[str]) -> str:
+    last = max(1, len(sites) - 1)
+    sites_off = {each: abs(i - place * last) for i, each in enumerate(sites)}
+    alike = [each for each in sites if _kind(each) == _kind(site) and sites_off[each] <= 1 + 1e-9]
+    return (
+        min(alike, key=sites_off.__getitem__) if alike else sites[round(place * (len(sites) - 1))]
+    )
+
+
+def _kind(site: str) -> str:
+    """The last part of a path that is no number: ``linear`` of ``blocks/3/linear``."""
+    return next((part for part in reversed(site.split("/")) if not part.isdigit()), site)
 
 
 def _common_labels(digests: Sequence[Digest]) -> dict[str, list[Any]]:

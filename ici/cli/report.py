@@ -315,7 +315,10 @@ def _print_sites(digests: Sequence[Any], options: argparse.Namespace, console: C
         console.print(f"No table of shift by layer input: {error}", style="dim", markup=False)
         return
     how = "name" if options.align == "name" else "relative depth"
-    title = f"Shift since step 0 by layer input, matched by {how}, σ; medians over all runs"
+    title = (
+        f"Shift since step 0 by layer input, matched by {how}, σ; medians over the settings that "
+        "all have and in which a run came through"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("layer input", no_wrap=True)
     for name in named:
