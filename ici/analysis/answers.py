@@ -188,7 +188,7 @@ def _sensitivity(digest: Digest) -> list[str]:
             n = digest.runs.sizes["lr"]
             sentences.append(
                 f"Mean final training loss above the best rate's{where}, over {n} rates"
-                f"{_uneven(digest.runs['lr'].values)} with diverged runs counted as their first "
+                f"{uneven(digest.runs['lr'].values)} with diverged runs counted as their first "
                 f"loss: {'; '.join(said)}."
             )
         idle = [n for n, values in sensitivity(digest, setting).items() if np.isnan(values).all()]
@@ -197,7 +197,7 @@ def _sensitivity(digest: Digest) -> list[str]:
     return sentences
 
 
-def _uneven(lrs: np.ndarray) -> str:
+def uneven(lrs: np.ndarray) -> str:
     """A word on grids whose rates do not weigh the same on a logarithmic axis."""
     gaps = np.diff(np.log(np.sort(lrs)))
     return " (unevenly spaced)" if gaps.max() > 2.5 * gaps.min() else ""

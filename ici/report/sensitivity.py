@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ici.analysis.answers import sensitivity
+from ici.analysis.answers import sensitivity, uneven
 from ici.analysis.digest import Digest
 from ici.analysis.records import short
 from ici.analysis.sensitivity import largest_stable_lr
 from ici.analysis.statistics import mean_interval
 from ici.report.provenance import of_runs
 from ici.report.style import LineStyle, new_figure, norm_styles
+
+NO_LOSSES = "no run has both losses"
 
 
 def draw_sensitivity(digest: Digest, setting: dict[str, Any], title: str = "") -> Figure | None:
@@ -34,7 +36,8 @@ def draw_sensitivity(digest: Digest, setting: dict[str, Any], title: str = "") -
     lrs = np.sort(digest.runs["lr"].values)
     for row, (norm, style) in enumerate(norm_styles(norms).items()):
         values = np.asarray(spread.get(norm, np.nan), float).ravel()
-        _draw_spread(left, row, values[np.isfinite(values)], style)
+        missing = "no rate ends below the first loss" if norm in spread else NO_LOSSES
+        _draw_spread(left, row, values[np.isfinite(values)], style, missing)
         ended = digest.runs["diverged_at"].sel({"norm": norm, **setting}).notnull().sortby("lr")
         largest = float(largest_stable_lr(lrs, ended.transpose("lr", "seed").values))
         _draw_largest(right, row, largest, lrs, style)
@@ -51,11 +54,11 @@ def draw_sensitivity(digest: Digest, setting: dict[str, Any], title: str = "") -
     return figure
 
 
-def _draw_spread(axes: Axes, row: int, values: np.ndarray, style: LineStyle) -> None:
-    """Mean and interval, the seeds as ticks below."""
+def _draw_spread(axes: Axes, row: int, values: np.ndarray, style: LineStyle, missing: str) -> None:
+    """Mean and interval, the seeds as ticks below; what is `missing` where there is no value."""
     if not values.size:
         axes.annotate(
-            "no run has both losses",
+            missing,
             (0.02, row),
             xycoords=axes.get_yaxis_transform(),
             va="center",
@@ -108,7 +111,7 @@ def _caption(digest: Digest, setting: dict[str, Any]) -> str:
         f"{of_runs(digest, setting)} Left: mean over learning rates of how far the final training "
         f"loss (mean of the last {window} steps) lies above the best rate's, diverged runs at "
         f"their first loss (Wortsman et al. 2023, §2.2); {interval}. It depends on the grid: "
-        f"{len(lrs)} rates from {short(float(lrs.min()))} to {short(float(lrs.max()))}. Right: the "
-        "largest rate at which no seed diverged, and none at any smaller one; a value of the grid, "
-        "it has no interval."
+        f"{len(lrs)} rates{uneven(lrs)} from {short(float(lrs.min()))} to "
+        f"{short(float(lrs.max()))}. Right: the largest rate at which no seed diverged, and none at "
+        "any smaller one; a value of the grid, it has no interval."
     )

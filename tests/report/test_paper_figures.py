@@ -147,6 +147,20 @@ def test_sensitivity_where_all_diverged():
     assert words(figure).count("none is stable") == 2
 
 
+def test_sensitivity_where_nothing_is_learned():
+    records = constant_losses()
+    # Losses of 1 from the first step on: no rate is better than none at all.
+    records.train["loss"].loc[{"norm": "batch"}] = 1.0
+    left = draw_sensitivity(digest(records), SETTING).axes[0]
+    assert [text.get_text() for text in left.texts][1] == "no rate ends below the first loss"
+
+
+def test_sensitivity_says_where_rates_are_unevenly_spaced():
+    even = draw_sensitivity(digest(blank(lrs=(0.01, 0.03, 0.1))), SETTING)
+    odd = draw_sensitivity(digest(blank(lrs=(0.1, 0.2, 10.0))), SETTING)
+    assert "3 rates (unevenly spaced) from" in words(odd) and "unevenly" not in words(even)
+
+
 def reached(seeds: tuple[int, ...] = (0, 1, 2), **at: list[float]) -> FakeRecords:
     """Seeds of norm none at lr 0.01 meet the target at these steps; no other run does."""
     records = blank(seeds=seeds)
