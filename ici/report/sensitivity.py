@@ -112,6 +112,6 @@ def _caption(digest: Digest, setting: dict[str, Any]) -> str:
         f"loss (mean of the last {window} steps) lies above the best rate's, diverged runs at "
         f"their first loss (Wortsman et al. 2023, §2.2); {interval}. It depends on the grid: "
         f"{len(lrs)} rates{uneven(lrs)} from {short(float(lrs.min()))} to "
-        f"{short(float(lrs.max()))}. Right: the largest rate at which no seed diverged, and none at "
-        "any smaller one; a value of the grid, it has no interval."
+        f"{short(float(lrs.max()))}. Right: the largest rate at which no seed diverged, and none "
+        "at any smaller one; a value of the grid, it has no interval."
     )

@@ -87,3 +87,30 @@ def test_likeness_does_not_reach_across_the_network():
     found = by_depth(("in", "p/a", "q/a", "r/norm", "s/a", "t/a"), far)
     assert found["r/norm"] != "in/norm"
     assert np.isin(list(found.values()), far).all()
+
+
+def test_sites_by_name_and_by_relative_depth():
+    short_, long_ = blank(sites=("in", "mid", "out")), blank(sites=("a", "b", "c", "d", "e"))
+    for records in (short_, long_):
+        places = np.arange(records.reference.sizes["site"], dtype=float)
+        at_end = records.reference["mean"].sel(step=20)
+        records.reference["mean"].loc[{"step": 20}] = at_end + places[:, None]
+    digests = {"A": digest(short_), "B": digest(long_)}
+    with pytest.raises(InputError, match="--align depth"):
+        site_shifts(digests)
+    found = site_shifts(digests, "depth")
+    # Whose site it is stands there, since another name may be another kind of layer.
+    assert [name for name, _ in found] == [
+        f"{site} ({i / 4:.2f}; A: {other})"
+        for i, (site, other) in enumerate(
+            zip("abcde", ("in", "in", "mid", "out", "out"), strict=True)
+        )
+    ]
+    # The ends meet, and the middles.
+    assert [found[i][1] for i in (0, 2, 4)] == [
+        {"A": 0.0, "B": 0.0},
+        {"A": 1.0, "B": 2.0},
+        {"A": 2.0, "B": 4.0},
+    ]
+    same = site_shifts({"A": digest(short_), "B": digest(short_)})
+    assert [name for name, _ in same] == ["in", "mid", "out"]

@@ -7,7 +7,6 @@ import pytest
 from fake_records import FakeRecords, blank, diverge
 from scipy import stats
 
-from ici.analysis.alignment import site_shifts
 from ici.analysis.compare import Compared, Comparison, compare, compare_records
 from ici.analysis.digest import digest
 from ici.analysis.statistics import holm
@@ -326,30 +325,3 @@ def test_experiments_that_do_not_compare():
     language.task = "language_model"
     with pytest.raises(InputError, match="different tasks"):
         compare_records({"A": digest(blank()), "B": digest(language)})
-
-
-def test_sites_by_name_and_by_relative_depth():
-    short_, long_ = blank(sites=("in", "mid", "out")), blank(sites=("a", "b", "c", "d", "e"))
-    for records in (short_, long_):
-        moved = np.arange(records.reference.sizes["site"], dtype=float)
-        at_end = records.reference["mean"].sel(step=20)
-        records.reference["mean"].loc[{"step": 20}] = at_end + moved[:, None]
-    digests = {"A": digest(short_), "B": digest(long_)}
-    with pytest.raises(InputError, match="--align depth"):
-        site_shifts(digests)
-    found = site_shifts(digests, "depth")
-    # Whose site it is stands there, since another name may be another kind of layer.
-    assert [name for name, _ in found] == [
-        f"{site} ({i / 4:.2f}; A: {other})"
-        for i, (site, other) in enumerate(
-            zip("abcde", ("in", "in", "mid", "out", "out"), strict=True)
-        )
-    ]
-    # The ends meet, and the middles.
-    assert [found[i][1] for i in (0, 2, 4)] == [
-        {"A": 0.0, "B": 0.0},
-        {"A": 1.0, "B": 2.0},
-        {"A": 2.0, "B": 4.0},
-    ]
-    same = site_shifts({"A": digest(short_), "B": digest(short_)})
-    assert [name for name, _ in same] == ["in", "mid", "out"]
