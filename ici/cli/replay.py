@@ -67,7 +67,9 @@ def replay_command(arguments: list[str]) -> int:
     from ici.report.replay import draw_replay
     from ici.report.style import save
 
-    for path in save(draw_replay(made.results), made.results.path / "figures", "replay"):
+    figures = made.results.path / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for path in save(draw_replay(made.results), figures, "replay"):
         console.print(f"  {path}", markup=False, soft_wrap=True, highlight=False)
     console.print(f"Record in {made.results.path}", markup=False, soft_wrap=True, highlight=False)
     return 0
@@ -75,13 +77,12 @@ def replay_command(arguments: list[str]) -> int:
 
 def _experiment(run: str, command: list[str] | None, file: str | None) -> Experiment:
     """The experiment that made a record, from its file and the options it was run with."""
-    if command is None and file is None:
+    words = list(command or ())
+    path = file or (words[0] if words else "")
+    if not path:
         raise InputError(
             f"{run} was not made by `ici run`: wanted --file with the experiment's file, or "
             "ici.replay(experiment, ...) in Python."
         )
-    path, *words = [file] if command is None else command
-    path = file or path
-    assert path is not None
-    experiment = load_experiment(path, taken_scale(words))
-    return override(experiment, words, f"ici run {path}")[0]
+    experiment = load_experiment(path, taken_scale(words[1:]))
+    return override(experiment, words[1:], f"ici run {path}")[0]

@@ -29,7 +29,7 @@ from ici.errors import InputError
 from ici.store.lock import sole_writer
 from ici.store.manifest import GroupEntry, Manifest
 from ici.store.places import Place, checkpoint_folder, has_checkpoints, place, remove
-from ici.store.results import OPTIONAL, Results, open_results
+from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, Layout
 
 REPLAYS = "replays"
@@ -130,7 +130,7 @@ def replay(
     dataset = experiment.data.load()  # pyright: ignore[reportAttributeAccessIssue]
     if dataset.digest != results.manifest.data_digest:
         raise InputError(f"{results.path} was recorded on other data: wanted the same.")
-    (group,) = dense.groups
+    group = dense.groups[0]
     prepared = prepare(dense, group, dataset)
     prepared = replace(prepared, layout=_cut(prepared.layout, from_step, last))
     start = _restored(results, experiment, chosen, from_step)
@@ -163,7 +163,8 @@ def replay(
 
 def _chosen(experiment: Experiment, run: dict[str, Any]) -> dict[str, Any]:
     """The run's label along every swept dimension."""
-    known = {"norm": experiment.norm, "depth": experiment.depth} | experiment.lane_axes
+    known: dict[str, tuple[Any, ...]] = {"norm": experiment.norm, "depth": experiment.depth}
+    known |= experiment.lane_axes
     for name in run:
         if name not in known:
             raise InputError(f"runs have no {name}: wanted some of {', '.join(known)}.")
@@ -231,8 +232,9 @@ def _restored(
     folder = checkpoint_folder(results.path) / FOLDER / group.name
     if not folder.exists():
         return None
-    labels = [{k: v for k, v in vars(lane).items() if k in chosen} for lane in experiment.lanes]
-    lane = labels.index({k: v for k, v in chosen.items() if k in labels[0]})
+    axes = experiment.lane_axes
+    wanted = {name: chosen[name] for name in axes}
+    lane = [{n: getattr(lane, n) for n in axes} for lane in experiment.lanes].index(wanted)
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         while before > 0:
@@ -272,7 +274,7 @@ def _led_to(
     experiment: Experiment,
 ) -> Checkpoint:
     """The run's state after `step` updates, trained on from `start` as it was recorded."""
-    (group,) = alone.groups
+    group = alone.groups[0]
     prepared = prepare(alone, group, dataset)
     loop = GroupLoop(alone, prepared, dataset, mesh, _NOWHERE)
     if start is not None:
@@ -299,6 +301,3 @@ def _deviation(results: Results, made: Results, chosen: dict[str, Any]) -> tuple
     with np.errstate(invalid="ignore"):
         off = np.abs(recorded - again)[~same]
     return (float(np.nanmax(off)) if np.isfinite(off).any() else 0.0), int((~same).sum())
-
-
-__all__ = ["OPTIONAL", "Replay", "replay"]

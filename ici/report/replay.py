@@ -26,7 +26,8 @@ def draw_replay(results: Results) -> Figure:
     train = results.train.squeeze(drop=True)
     steps = train["step"].values
     sites = shared_sites(results)
-    shift = reference_shift(results, "initial", sites)["mean_shift"].squeeze(drop=True)
+    first = int(results.reference["step"].values[0])
+    shift = reference_shift(results, first, sites)["mean_shift"].squeeze(drop=True)
     shift = shift.transpose("site", "step")
     name = ", ".join(f"{k} {v if isinstance(v, str) else short(v)}" for k, v in _told(run).items())
     height = 3.6 + min(0.17 * len(sites), 5.0)
@@ -79,7 +80,7 @@ def _caption(results: Results, about: dict[str, object]) -> str:
         else f"{off} losses are not the recorded ones, by up to {about.get('deviation', 0):.3g}."
     )
     return (
-        f"Steps {about.get('from_step')} to {about.get('to_step')} of one run, trained again from a "
-        f"checkpoint. {verified} Shift: of the fixed reference batch between every two updates, "
+        f"Steps {about.get('from_step')} to {about.get('to_step')} of one run, trained again. "
+        f"{verified} Shift: of the fixed reference batch between every two updates, "
         "against the first state shown; an unchanged network has 0, which has the darkest colour."
     )
