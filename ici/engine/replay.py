@@ -172,7 +172,7 @@ def _chosen(experiment: Experiment, run: dict[str, Any]) -> dict[str, Any]:
     for name, values in known.items():
         if name not in run and len(values) > 1:
             raise InputError(f"{name} is not given: wanted one of {', '.join(map(str, values))}.")
-        value = run.get(name, values[0])
+        value = run[name] if name in run else next(iter(values))
         if value not in values:
             raise InputError(
                 f"no run has {name} {value}: wanted one of {', '.join(map(str, values))}."
