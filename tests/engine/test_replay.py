@@ -12,6 +12,9 @@ from ici.engine.checkpoint import FOLDER
 from ici.report.replay import draw_replay
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A run with checkpoints at every chunk, one of whose rates diverges on the way."""
@@ -24,7 +27,7 @@ def lane(results, node, **labels):
     return getattr(results, node).sel(**labels).squeeze(drop=True)
 
 
-@pytest.mark.parametrize("first", [0, 7, 20, 23])
+@pytest.mark.parametrize("first", [7, 20])
 def test_the_trajectory_is_the_recorded_one_bit_for_bit(recorded, first):
     e, results = recorded
     labels = {"norm": "batch", "lr": 1e-2, "seed": 1}
