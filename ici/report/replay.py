@@ -30,7 +30,7 @@ def draw_replay(results: Results) -> Figure:
     shift = reference_shift(results, first, sites)["mean_shift"].squeeze(drop=True)
     shift = shift.transpose("site", "step")
     name = ", ".join(f"{k} {v if isinstance(v, str) else short(v)}" for k, v in _told(run).items())
-    height = 3.6 + min(0.17 * len(sites), 5.0)
+    height = 3.6 + min(0.22 * len(sites), 6.0)
     figure = new_figure(8.0, height, f"Replay of {name}", _caption(results, about))
     low = 0.6 * max(len(sites) / 10, 2.0)
     upper, middle, lower = figure.subplots(
@@ -58,6 +58,7 @@ def draw_replay(results: Results) -> Figure:
     )
     every = math.ceil(len(sites) / _MAX_LABELS)
     lower.set_yticks(range(0, len(sites), every), sites[::every])
+    lower.tick_params(axis="y", labelsize=7)
     lower.invert_yaxis()
     lower.set_xlabel("step")
     lower.set_ylabel("layer input")
