@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ici.dissect.landscape import landscape as landscape
     from ici.dissect.landscape import sharpness as sharpness
     from ici.dissect.transport import wasserstein_shift as wasserstein_shift
+    from ici.engine.replay import replay as replay
     from ici.engine.run import run as run
     from ici.engine.step import TrainState as TrainState
     from ici.engine.step import init_train_state as init_train_state
@@ -126,6 +127,7 @@ _HOMES = {
     "register_schedule": "ici.optimizers",
     "register_quantity": "ici.quantities",
     "register_statistic": "ici.measure",
+    "replay": "ici.engine.replay",
     "run": "ici.engine.run",
     "shift": "ici.measure",
     "shift_series": "ici.measure",

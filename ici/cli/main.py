@@ -22,6 +22,8 @@ usage: ici COMMAND ...
                                                  (ici run FILE --help lists every field)
   ici report RUN [RUN ...] [--compare DIM]       answers of a record: tables, interactive page,
                                                  figures, comparisons with verdicts
+  ici replay RUN --norm N --lr X --seed S        train steps of a recorded run again, and measure
+    --from STEP --to STEP [--measure all]        every one of them
   ici export RUN [--to FOLDER] [--format csv]    tables of a record as Parquet or CSV files
   ici watch DIR [--once]                         follow a record that is being written
   ici data list                                  the data sets there are
@@ -109,6 +111,12 @@ def _report(arguments: list[str]) -> int:
     return report_command(arguments)
 
 
+def _replay(arguments: list[str]) -> int:
+    from ici.cli.replay import replay_command
+
+    return replay_command(arguments)
+
+
 def _export(arguments: list[str]) -> int:
     from ici.cli.export import export_command
 
@@ -142,6 +150,7 @@ def _doctor(arguments: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "report": _report,
+    "replay": _replay,
     "export": _export,
     "watch": _watch,
     "data": _data,

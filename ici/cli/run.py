@@ -49,6 +49,7 @@ def run_command(arguments: list[str]) -> int:
             checkpoint_every_s=options.checkpoint_every_s,
             keep_checkpoints=options.keep_checkpoints,
             grace_s=options.grace_s,
+            command=arguments,
             on_progress=progress.update,
             sinks=sinks,
         )

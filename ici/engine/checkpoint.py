@@ -147,11 +147,19 @@ class Checkpoints:
       every_s: seconds between two of them; 0 saves after every chunk of steps; None saves every
         minute, and more rarely where a minute's save would take more than 2 % of the time.
       keep: how many of the newest to keep.
+      read_only: for readers, who may come while another process writes.
     """
 
-    def __init__(self, folder: Any, every_s: float | None = None, keep: int = KEEP):
+    def __init__(
+        self,
+        folder: Any,
+        every_s: float | None = None,
+        keep: int = KEEP,
+        read_only: bool = False,
+    ):
         self.folder = folder
         self.every_s = every_s
+        self.read_only = read_only
         self.policy = _Kept(keep)
         self.cost_s = 0.0
         self.spent_s = 0.0
@@ -161,7 +169,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(
+            options=ocp.CheckpointManagerOptions(read_only=True)
+            if read_only
+            else ocp.CheckpointManagerOptions(
                 preservation_policy=self.policy,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
@@ -240,7 +250,7 @@ class Checkpoints:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-                for damaged in steps[steps.index(step) + 1 :]:
+                for damaged in () if self.read_only else steps[steps.index(step) + 1 :]:
                     self._manager.delete(damaged)
             return checkpoint
         if problems:

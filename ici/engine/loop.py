@@ -71,8 +71,10 @@ class GroupLoop:
         observers: Sequence[Background] = (),
         checkpoints: Checkpoints | None = None,
         notice: Notice | None = None,
+        end_step: int | None = None,
     ):
         self.experiment = experiment
+        self.end_step = experiment.steps if end_step is None else end_step
         self.prepared = prepared
         self.dataset = dataset
         self.writer = writer
@@ -130,8 +132,8 @@ class GroupLoop:
         experiment, start = self.experiment, time.perf_counter()
         chunk = chunk_steps(experiment, streamed_step_bytes(experiment, self.dataset))
         pending: _Pending | None = None
-        for step in range(self.first_step, experiment.steps, chunk):
-            n_steps = min(chunk, experiment.steps - step)
+        for step in range(self.first_step, self.end_step, chunk):
+            n_steps = min(chunk, self.end_step - step)
             try:
                 if self.failure is not None or self.notice.requested:
                     raise self.failure or Preempted(f"told to stop at step {step}")
@@ -155,8 +157,8 @@ class GroupLoop:
         if pending is not None:
             self._read(pending, start, on_progress)
         if self._running().any():
-            self._read(self._dispatch(experiment.steps, 0), start, on_progress)
-        return experiment.steps
+            self._read(self._dispatch(self.end_step, 0), start, on_progress)
+        return self.end_step
 
     def _is_due(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.due
@@ -275,7 +277,7 @@ class GroupLoop:
             norm=group.norm,
             depth=group.depth,
             step=pending.step + pending.n_steps,
-            steps=self.experiment.steps,
+            steps=self.end_step,
             n_running=int(running.sum()),
             n_diverged=int(np.isfinite(self.diverged_at).sum()),
             n_lanes=self.n_lanes,

@@ -48,6 +48,7 @@ def run(
     checkpoint_every_s: float | None = None,
     keep_checkpoints: int = KEEP,
     grace_s: float = GRACE_S,
+    command: Sequence[str] | None = None,
 ) -> Results:
     """Trains every run of `experiment` and records it in the folder `out`.
 
@@ -67,6 +68,7 @@ def run(
         steps, None every minute or more rarely, to cost 2 % of the time at most.
       keep_checkpoints: how many of the newest to keep, for every group.
       grace_s: how long after SIGTERM or Ctrl-C the process may go on, to save.
+      command: words of the command line, kept for `ici replay`.
 
     Raises:
       InputError: anything that cannot be, told before the first step and before anything is
@@ -106,6 +108,7 @@ def run(
                     data_digest=dataset.digest,
                     task=dataset.task,
                     environment=environment(),
+                    command=None if command is None else list(command),
                 )
             held.append(manifest)
             _end(manifest, folder, "running")
@@ -230,5 +233,5 @@ def _clear(folder: Place) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in (MANIFEST, "report.html", "comparison.csv"):
         (folder / file).unlink(missing_ok=True)
-    for part in ("records", FOLDER, "figures", "tables", "tensorboard"):
+    for part in ("records", FOLDER, "figures", "tables", "tensorboard", "replays"):
         remove(folder / part)

@@ -63,6 +63,8 @@ class Manifest:
       environment: versions, hardware and source revision of the writer.
       status: running, done, diverged (no run came through), preempted or failed.
       error: what made it fail; None where nothing did.
+      command: words behind ``ici run`` that made it; None where Python did.
+      replay: of a replay, what it is of: the run, its steps, how far its losses are off.
       groups: by folder name, in the order of training.
     """
 
@@ -73,6 +75,8 @@ class Manifest:
     task: str = "classification"
     status: str = "running"
     error: str | None = None
+    command: list[str] | None = None
+    replay: dict[str, Any] | None = None
     groups: dict[str, GroupEntry] = field(default_factory=dict)
     schema: int = SCHEMA
 
