@@ -11,7 +11,6 @@ from ici.cli import main
 from ici.engine.checkpoint import FOLDER
 from ici.report.replay import draw_replay
 
-
 pytestmark = pytest.mark.slow
 
 
