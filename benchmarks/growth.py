@@ -137,7 +137,7 @@ def write(folder: Path, record: Record) -> dict[str, float]:
     seconds = time.perf_counter() - started
     late = np.array(held[n_writes // 5 :])  # the first fifth warms caches and pools up
     slope = 1024 * float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) if len(late) > 10 else math.nan
-    data = [p for p in (folder / RECORDS).rglob("*") if p.is_file() and p.name != "zarr.json"]
+    data = [p for p in (folder / RECORDS).rglob("*") if p.is_file() and p.suffix != ".json"]
     labels = [p for p in data if p.parts[-3] in ("lr", "seed", "step", "site", "weight_decay")]
     return {
         "seconds": seconds,
