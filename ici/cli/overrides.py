@@ -15,6 +15,8 @@ from rich.text import Text
 
 from ici.config import Experiment
 from ici.data import resolve as resolve_data
+from ici.engine.checkpoint import KEEP
+from ici.engine.signals import GRACE_S
 from ici.errors import InputError, unknown_name
 from ici.models import resolve as resolve_model
 from ici.probe import Probe
@@ -46,8 +48,8 @@ class RunOptions:
     overwrite: bool = False
     fork: bool = False
     checkpoint_every_s: float | None = None
-    keep_checkpoints: int = 2
-    grace_s: float = 25.0
+    keep_checkpoints: int = KEEP
+    grace_s: float = GRACE_S
     figures: bool = True
     scale: str | None = None
     tensorboard: str | None = None
@@ -63,11 +65,6 @@ class RunOptions:
                 f"{' and '.join(chosen)} are both set: wanted one; --resume goes on with a record, "
                 "--restart trains its experiment again, --overwrite replaces it, --fork leaves it."
             )
-        for name, least in (("checkpoint_every_s", 0), ("keep_checkpoints", 1), ("grace_s", 0)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} is {value}: wanted {least} or more.")
 
 
 _GRIDS = ("--probe.stats",) + tuple(

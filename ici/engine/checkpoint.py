@@ -32,8 +32,8 @@ KEEP = 2
 AUTO_EVERY_S, AUTO_SHARE = 60.0, 0.02
 
 
-class DamagedError(Exception):
-    """A checkpoint is not what was saved."""
+class DamagedError(InputError):
+    """A checkpoint is not what was saved, or not of this model."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ def with_leaves(tree: PyTree, leaves: dict[str, np.ndarray]) -> PyTree:
     old = named_leaves(tree)
     if old.keys() != leaves.keys():
         differing = sorted(old.keys() ^ leaves.keys())
-        raise DamagedError(f"other leaves than the model's: {', '.join(differing[:3])}")
+        raise DamagedError(
+            f"a checkpoint has other leaves than the model: {', '.join(differing[:3])}: go on with "
+            "the code that saved it, or --restart trains from step 0."
+        )
 
     def replaced(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -77,7 +80,8 @@ def with_leaves(tree: PyTree, leaves: dict[str, np.ndarray]) -> PyTree:
         if new.dtype != wanted.dtype or new.shape[1:] != wanted.shape[1:]:
             raise DamagedError(
                 f"{name} is {new.dtype}{list(new.shape)}: the model wants "
-                f"{wanted.dtype}{list(wanted.shape)}"
+                f"{wanted.dtype}{list(wanted.shape)}; go on with the code that saved it, or "
+                "--restart trains from step 0."
             )
         if wanted is leaf:
             return new
@@ -148,6 +152,10 @@ class Checkpoints:
         minute, and more rarely where a minute's save would take more than 2 % of the time.
       keep: how many of the newest to keep.
       read_only: for readers, who may come while another process writes.
+
+    Attributes:
+      cost_s: what the last save took of the caller's time.
+      on_disk: the newest step of those saved here that is known to be on disk; None before one is.
     """
 
     def __init__(
@@ -162,8 +170,8 @@ class Checkpoints:
         self.read_only = read_only
         self.policy = _Kept(keep)
         self.cost_s = 0.0
-        self.spent_s = 0.0
-        self.saved = 0
+        self.on_disk: int | None = None
+        self._underway: int | None = None
         self._last = time.monotonic()
         # Orbax tells of every save and restore; what went wrong it raises.
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -218,11 +226,10 @@ class Checkpoints:
             ),
             force=True,
         )
-        now = time.monotonic()
-        self.cost_s = now - began
-        self.spent_s += self.cost_s
-        self.saved += 1
-        self._last = now
+        # Orbax has waited for the save before this one.
+        self.on_disk, self._underway = self._underway, step
+        self._last = time.monotonic()
+        self.cost_s = self._last - began
 
     def mark(self, step: int) -> None:
         """Keeps a step's checkpoint for good."""
@@ -287,6 +294,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until what was saved is on disk. Raises what went wrong."""
         self._manager.wait_until_finished()
+        self.on_disk = self._underway
 
     def close(self) -> None:
         """Waits, and ends Orbax's threads."""

@@ -87,6 +87,7 @@ class GroupLoop:
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
+        self.started = time.perf_counter()
         self.chunk_read_at: float | None = None
         self.run_steps_s: list[float] = []
         self.feed = Feed(experiment, dataset)
@@ -120,17 +121,16 @@ class GroupLoop:
                 step = self._run(on_progress)
             if self.checkpoints is not None:
                 self._save(step, named_leaves(self.fleet.lanes), self.fleet.packing, at_end=True)
-                self.checkpoints.wait()
+                self._settle()
         if self.failure is not None:
-            self.writer.commit()
             raise self.failure
         self.writer.entry.state_digest = state_digest(self.fleet.in_lane_order())
         self.writer.finish()
 
     def _run(self, on_progress: Callable[[Progress], None]) -> int:
         """Returns the step that the lanes are left at."""
-        experiment, start = self.experiment, time.perf_counter()
-        chunk = chunk_steps(experiment, streamed_step_bytes(experiment, self.dataset))
+        self.started = time.perf_counter()
+        chunk = chunk_steps(self.experiment, streamed_step_bytes(self.experiment, self.dataset))
         pending: _Pending | None = None
         for step in range(self.first_step, self.end_step, chunk):
             n_steps = min(chunk, self.end_step - step)
@@ -139,12 +139,12 @@ class GroupLoop:
                     raise self.failure or Preempted(f"told to stop at step {step}")
                 batches = self.feed.chunk(step, n_steps)
             except (Exception, Preempted):
-                self._leave(pending, step, start, on_progress)
+                self._leave(pending, step, on_progress)
                 raise
-            saving = self._snapshot() if pending is not None and self._is_due() else None
+            saving = None if pending is None else self._snapshot_if_due()
             dispatched = self._dispatch(step, n_steps, batches)
             if pending is not None:
-                self._read(pending, start, on_progress)
+                self._read(pending, on_progress)
             if saving is not None:
                 self._save(step, *saving)
             # What a checkpoint restores has been read before.
@@ -155,16 +155,15 @@ class GroupLoop:
                 self.fleet.repack(running)
             pending = dispatched
         if pending is not None:
-            self._read(pending, start, on_progress)
+            self._read(pending, on_progress)
         if self._running().any():
-            self._read(self._dispatch(self.end_step, 0), start, on_progress)
+            self._read(self._dispatch(self.end_step, 0), on_progress)
         return self.end_step
 
-    def _is_due(self) -> bool:
-        return self.checkpoints is not None and self.checkpoints.due
-
-    def _snapshot(self) -> tuple[dict[str, Any], Packing]:
+    def _snapshot_if_due(self) -> tuple[dict[str, Any], Packing] | None:
         """The lanes as they are, before the next dispatch takes them."""
+        if self.checkpoints is None or not self.checkpoints.due:
+            return None
         return jax.tree.map(jnp.copy, named_leaves(self.fleet.lanes)), self.fleet.packing
 
     def _save(
@@ -180,24 +179,27 @@ class GroupLoop:
         }
         about = {"rows": dict(self.writer.entry.rows), "at_end": at_end}
         self.checkpoints.save(step, with_host(leaves, host), about)
-        self.writer.entry.saved_step = step
+        if self.checkpoints.on_disk is not None:
+            self.writer.entry.saved_step = self.checkpoints.on_disk
+
+    def _settle(self) -> None:
+        """Waits for the save that is under way, and says in the record that it is on disk."""
+        assert self.checkpoints is not None
+        self.checkpoints.wait()
+        self.writer.entry.saved_step = self.checkpoints.on_disk
+        self.writer.commit()
 
     def _leave(
-        self,
-        pending: _Pending | None,
-        step: int,
-        start: float,
-        on_progress: Callable[[Progress], None],
+        self, pending: _Pending | None, step: int, on_progress: Callable[[Progress], None]
     ) -> None:
         """Reads and saves what is trained, before the group is left at `step`."""
         if pending is None:
             return
         leaves, packing = named_leaves(self.fleet.lanes), self.fleet.packing
-        self._read(pending, start, on_progress)
+        self._read(pending, on_progress)
         if self.checkpoints is not None:
             self._save(step, leaves, packing)
-            self.checkpoints.wait()
-        self.writer.commit()
+            self._settle()
 
     def _running(self) -> np.ndarray:
         return np.isnan(self.diverged_at) & np.isinf(self.stopped_at)
@@ -224,9 +226,7 @@ class GroupLoop:
             step, n_steps, fleet.packing, reference, evaluation, measured, trained, diverged_at
         )
 
-    def _read(
-        self, pending: _Pending, start: float, on_progress: Callable[[Progress], None]
-    ) -> None:
+    def _read(self, pending: _Pending, on_progress: Callable[[Progress], None]) -> None:
         slots, lanes = pending.packing.rows()
         reference, evaluation, measured, trained, diverged_at = jax.device_get(
             (
@@ -282,7 +282,7 @@ class GroupLoop:
             n_diverged=int(np.isfinite(self.diverged_at).sum()),
             n_lanes=self.n_lanes,
             loss=float(np.median(loss[running, -1])) if running.any() else float("nan"),
-            elapsed_s=time.perf_counter() - start,
+            elapsed_s=time.perf_counter() - self.started,
             loader_wait_s=self.feed.waited_s,
         )
         if self.failure is None:

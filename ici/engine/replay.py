@@ -24,10 +24,10 @@ from ici.engine.group import chunk_steps, prepare, streamed_step_bytes
 from ici.engine.loop import GroupLoop
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.engine.progress import Progress
-from ici.environment import environment
+from ici.engine.run import begun_manifest
 from ici.errors import InputError
 from ici.store.lock import sole_writer
-from ici.store.manifest import GroupEntry, Manifest
+from ici.store.manifest import GroupEntry
 from ici.store.places import Place, checkpoint_folder, has_checkpoints, place, remove
 from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, Layout
@@ -136,14 +136,9 @@ def replay(
     start = _restored(results, experiment, chosen, from_step)
     with sole_writer(folder):
         remove(folder / "records")
-        manifest = Manifest(
-            experiment=dense.describe(),
-            fingerprint=dense.fingerprint,
-            data_digest=dataset.digest,
-            task=dataset.task,
-            environment=environment(),
-            replay={"run": chosen, "from_step": from_step, "to_step": last},
-        )
+        about: dict[str, Any] = {"run": chosen, "from_step": from_step, "to_step": last}
+        # Until it is done, it has failed: a replay is made anew, never gone on with.
+        manifest = begun_manifest(dense, dataset, replay=about, status="failed")
         manifest.write(folder)
         state = _led_to(alone, dataset, mesh, start, from_step, experiment)
         entry = GroupEntry(group.norm, group.depth, {})
@@ -151,10 +146,8 @@ def replay(
         loop = GroupLoop(dense, prepared, dataset, mesh, writer, end_step=last)
         loop.restore(state)
         loop.run(on_progress or (lambda progress: None))
-        made = open_results(folder)
-        deviation, n_deviating = _deviation(results, made, chosen)
-        assert manifest.replay is not None
-        manifest.replay |= {"deviation": deviation, "n_deviating": n_deviating}
+        deviation, n_deviating = _deviation(results, open_results(folder), chosen)
+        about |= {"deviation": deviation, "n_deviating": n_deviating}
         manifest.status = "done"
         manifest.write(folder)
     step = 0 if start is None else start.step
@@ -198,12 +191,12 @@ def _last_step(results: Results, chosen: dict[str, Any], first: int, last: int) 
     runs = results.runs["diverged_at"]
     labels = {name: value for name, value in chosen.items() if name in runs.dims}
     ended = float(runs.sel(labels).squeeze(drop=True))
-    if ended < last:
-        last = int(ended) + 1
-    # A run that met its target has losses up to there.
+    # The loss that was refused may be no number; a run that met its target has losses up to there.
     known = np.flatnonzero(np.isfinite(recorded))
-    end = max(int(known[-1]) + 1 if known.size else 0, last if ended < len(recorded) else 0)
-    if first >= min(last, end):
+    end = int(known[-1]) + 1 if known.size else 0
+    if np.isfinite(ended):
+        end = int(ended) + 1
+    if first >= end:
         raise InputError(
             f"steps {first} to {last}: the run ended at step {end}: wanted steps before it."
         )
@@ -238,7 +231,10 @@ def _restored(
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         while before > 0:
-            found = checkpoints.restore(before)
+            try:
+                found = checkpoints.restore(before)
+            except InputError:
+                return None  # none is valid: the first step always is
             if found is None:
                 return None
             state, host = split_host(found.leaves)

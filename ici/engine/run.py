@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ici.config import Experiment, differences
 from ici.data import Dataset
-from ici.engine.checkpoint import FOLDER, KEEP, Checkpoints
-from ici.engine.group import PreparedGroup, prepare
+from ici.engine.checkpoint import FOLDER, KEEP, Checkpoint, Checkpoints
+from ici.engine.group import prepare
 from ici.engine.loop import GroupLoop
 from ici.engine.memory import is_out_of_memory, out_of_memory
 from ici.engine.mesh import claim_cpu_devices, make_mesh
@@ -77,6 +77,11 @@ def run(
         when memory runs out, with what would save some.
       Preempted: SIGTERM or Ctrl-C came; all is saved, and the same call goes on.
     """
+    least = {"checkpoint_every_s": 0, "keep_checkpoints": 1, "grace_s": 0}
+    asked = (checkpoint_every_s, keep_checkpoints, grace_s)
+    for (name, smallest), value in zip(least.items(), asked, strict=True):
+        if value is not None and not value >= smallest:
+            raise InputError(f"{name} is {value}: wanted {smallest} or more.")
     folder = place(out)
     old = _existing(folder, experiment, resume, restart, overwrite)
     if old is not None and old.status in COMPLETE:
@@ -99,17 +104,13 @@ def run(
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
         check_space(folder, sum(group.layout.n_bytes() for group in groups))
         with sole_writer(folder), following(sinks, experiment, folder) as observers:
-            manifest = old
-            if manifest is None:
+            if old is None:
                 _clear(folder)
-                manifest = Manifest(
-                    experiment=experiment.describe(),
-                    fingerprint=experiment.fingerprint,
-                    data_digest=dataset.digest,
-                    task=dataset.task,
-                    environment=environment(),
-                    command=None if command is None else list(command),
-                )
+                words = None if command is None else list(command)
+                manifest = begun_manifest(experiment, dataset, command=words)
+            else:
+                # Whoever wrote it until now may have gone on since it was looked at.
+                manifest = Manifest.read(folder)
             held.append(manifest)
             _end(manifest, folder, "running")
             for name, entry in manifest.groups.items():
@@ -118,18 +119,31 @@ def run(
                 for observer in observers:
                     observer.begin()
                 for prepared in groups:
-                    known = manifest.groups.get(prepared.group.name)
+                    group = prepared.group
+                    known = manifest.groups.get(group.name)
                     if known is not None and known.done:
                         continue
                     if notice.requested:
                         raise Preempted("told to stop between two groups")
                     with _checkpoints(
-                        folder, prepared.group.name, checkpoint_every_s, keep_checkpoints
+                        folder, group.name, checkpoint_every_s, keep_checkpoints
                     ) as checkpoints:
-                        loop = _begun(
-                            experiment, prepared, dataset, mesh, folder, manifest, checkpoints
+                        entry = manifest.groups.get(group.name)
+                        entry = entry or GroupEntry(group.norm, group.depth, {})
+                        checkpoint = _cut_to(entry, checkpoints)
+                        writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
+                        loop = GroupLoop(
+                            experiment,
+                            prepared,
+                            dataset,
+                            mesh,
+                            writer,
+                            observers,
+                            checkpoints,
+                            notice,
                         )
-                        loop.observers, loop.notice = observers, notice
+                        if checkpoint is not None:
+                            loop.restore(checkpoint)
                         loop.run(on_progress or (lambda progress: None))
             except Preempted:
                 _end(manifest, folder, "preempted")
@@ -144,30 +158,28 @@ def run(
     return open_results(folder)
 
 
-def _begun(
-    experiment: Experiment,
-    prepared: PreparedGroup,
-    dataset: Dataset,
-    mesh: Mesh,
-    folder: Place,
-    manifest: Manifest,
-    checkpoints: Checkpoints | None,
-) -> GroupLoop:
-    """A group's loop, at its newest checkpoint, with the record cut to it; or at its beginning."""
-    name = prepared.group.name
-    entry = manifest.groups.get(name) or GroupEntry(prepared.group.norm, prepared.group.depth, {})
+def begun_manifest(experiment: Experiment, dataset: Dataset, **more: Any) -> Manifest:
+    """What a new record says of itself."""
+    return Manifest(
+        experiment=experiment.describe(),
+        fingerprint=experiment.fingerprint,
+        data_digest=dataset.digest,
+        task=dataset.task,
+        environment=environment(),
+        **more,
+    )
+
+
+def _cut_to(entry: GroupEntry, checkpoints: Checkpoints | None) -> Checkpoint | None:
+    """The checkpoint that a group goes on from, and its entry with no rows behind it."""
     checkpoint = None if checkpoints is None else checkpoints.restore()
-    if checkpoint is None and entry.saved_step is not None and checkpoints is not None:
+    if checkpoint is None and checkpoints is not None and entry.saved_step is not None:
         raise InputError(
             f"{checkpoints.folder} holds no checkpoint, and step {entry.saved_step} was saved "
             "there: restore it, or --restart trains from step 0."
         )
     entry.rows = {} if checkpoint is None else dict(checkpoint.about["rows"])
-    writer = GroupWriter(folder, manifest, name, entry, prepared.layout)
-    loop = GroupLoop(experiment, prepared, dataset, mesh, writer, checkpoints=checkpoints)
-    if checkpoint is not None:
-        loop.restore(checkpoint)
-    return loop
+    return checkpoint
 
 
 @contextlib.contextmanager

@@ -33,7 +33,6 @@ class GroupEntry:
       run_step_s: what one step of one run took, its share of the fleet's time, measurements
         included and compilation not; None before two chunks of steps are done.
       saved_step: the newest step whose checkpoint is known to be on disk; None before the first.
-      kept_steps: steps whose checkpoints are kept because something happened behind them.
       state_digest: SHA-256 over the final state of all runs; None before the end.
     """
 
@@ -43,7 +42,6 @@ class GroupEntry:
     done: bool = False
     run_step_s: float | None = None
     saved_step: int | None = None
-    kept_steps: list[int] = field(default_factory=list)
     state_digest: str | None = None
 
     def write(self, folder: Place, name: str) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def write_whole(file: Place, text: str) -> None:
     if isinstance(file, RemotePath):
         file.write_text(text)
         return
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    # Two threads may write at once: the one that leaves in haste and the one that trains.
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "w") as opened:
             opened.write(text)

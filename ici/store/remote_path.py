@@ -155,10 +155,6 @@ class RemotePath:
         """As `write_bytes`, from a file of this machine."""
         self._fs.put_file(str(file), self._key)
 
-    def download(self, file: Path) -> None:
-        """Copies the file to this machine."""
-        self._fs.get_file(self._key, str(file))
-
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the file."""
         try:

@@ -163,3 +163,14 @@ def test_cadence(tmp_path, monkeypatch):
     assert seen == [(False, False), (True, False), (True, False), (True, False), (True, True)]
     each.close()
     auto.close()
+
+
+def test_a_step_counts_as_saved_once_it_is_on_disk(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "group", every_s=0)
+    seen = []
+    for step in (10, 20):
+        checkpoints.save(step, named_leaves(tree(step)), {})
+        seen.append(checkpoints.on_disk)
+    checkpoints.wait()
+    assert [*seen, checkpoints.on_disk] == [None, 10, 20]
+    checkpoints.close()

@@ -190,3 +190,38 @@ def test_memory_that_ran_out_names_what_to_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("ici.engine.fleet.Fleet.train", out_of_memory)
     with pytest.raises(ici.InputError, match=r"RESOURCE_EXH.*lane_width.*accumulat.*remat"):
         ici.run(experiment(data=arrays()), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"checkpoint_every_s": -1}, "checkpoint_every_s is -1: wanted 0 or more"),
+        ({"checkpoint_every_s": float("nan")}, "checkpoint_every_s is nan"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0: wanted 1 or more"),
+        ({"grace_s": -3}, "grace_s is -3"),
+    ],
+)
+def test_cadences_that_cannot_be(tmp_path, settings, message):
+    with pytest.raises(ici.InputError, match=message):
+        ici.run(experiment(), tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_before_the_first_save_is_on_disk_begins_again(whole, tmp_path, monkeypatch):
+    """The record says nothing of a save that may never come."""
+    from orbax.checkpoint import CheckpointManager
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(CheckpointManager, "save", lambda *args, **kwargs: True)  # never arrives
+
+    def killed(progress):
+        if progress.step == 20:  # behind the first save, before the second
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ici.run(experiment(norm=("none",)), out, on_progress=killed, checkpoint_every_s=0)
+    assert ici.open(out).manifest.groups[NORM].rows["train"]
+    monkeypatch.undo()
+    again = ici.run(experiment(norm=("none",)), out)
+    expected = whole("resident").manifest.groups[NORM].state_digest
+    assert again.manifest.groups[NORM].state_digest == expected
