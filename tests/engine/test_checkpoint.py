@@ -174,3 +174,14 @@ def test_a_step_counts_as_saved_once_it_is_on_disk(tmp_path):
     checkpoints.wait()
     assert [*seen, checkpoints.on_disk] == [None, 10, 20]
     checkpoints.close()
+
+
+def test_a_description_that_was_changed_is_noticed(tmp_path):
+    """Rows are cut by it: it must be what was saved, although it reads well."""
+    saved(tmp_path).close()
+    for file in (tmp_path / "group" / "30" / "about").iterdir():
+        file.write_text(file.read_text().replace('"rows": {"train": 30}', '"rows": {"train": 80}'))
+    checkpoints = Checkpoints(tmp_path / "group")
+    with pytest.warns(RuntimeWarning, match="step 30: .*description does not match"):
+        assert checkpoints.restore().about == {"rows": {"train": 20}}
+    checkpoints.close()

@@ -225,3 +225,16 @@ def test_a_kill_before_the_first_save_is_on_disk_begins_again(whole, tmp_path, m
     again = ici.run(experiment(norm=("none",)), out)
     expected = whole("resident").manifest.groups[NORM].state_digest
     assert again.manifest.groups[NORM].state_digest == expected
+
+
+@pytest.mark.slow
+def test_checkpoints_that_are_gone_are_not_passed_over(tmp_path):
+    import shutil
+
+    out = tmp_path / "out"
+    at, _ = stopping("none", 20, terminate)
+    with pytest.raises(Preempted):
+        ici.run(experiment(), out, on_progress=at)
+    shutil.rmtree(out / FOLDER)
+    with pytest.raises(ici.InputError, match=r"no checkpoint, and step 30 was saved.*--restart"):
+        ici.run(experiment(), out)

@@ -192,3 +192,25 @@ def test_record_without_a_committed_step_says_so(tmp_path):
     manifest().write(tmp_path / "new")
     with pytest.raises(InputError, match="no committed group yet"):
         open_results(tmp_path / "new").train  # noqa: B018
+
+
+def test_rows_that_the_entry_does_not_count_are_cut(tmp_path):
+    first = writer(tmp_path)
+    name = next(iter(first.layout.nodes))
+    variables = first.layout.nodes[name].variables
+    lead = (int(np.prod(first.layout.lane_shape)), 4)
+    rows = {
+        key: np.ones((*lead, *first.layout.extent(v.dims)), np.float32)
+        for key, v in variables.items()
+    }
+    first.write(name, rows)
+    first.commit()
+    record = Manifest.read(tmp_path)
+    entry = record.groups[first.name]
+    entry.rows[name] = 3
+    again = GroupWriter(tmp_path, record, first.name, entry, first.layout)
+    for array in again.arrays[name].values():
+        axis = len(first.layout.lane_shape)
+        known = np.isfinite(np.moveaxis(np.asarray(array[:]), axis, 0))
+        assert known[:3].all() and not known[3:].any()
+    assert Manifest.read(tmp_path).groups[first.name].rows[name] == 3
