@@ -219,6 +219,7 @@ def test_numbers_are_those_that_are_drawn(opened, page_file):
     page = opened(page_file)
     lines = drawn(page, "sensitivity")
     page.locator("#sensitivity summary").click()
+    page.wait_for_selector("#sensitivity table tr")  # filled by an event that comes later
     rows = page.locator("#sensitivity table tr").all_inner_texts()
     assert len(rows) == 1 + sum(len(line["x"]) for line in lines)
     assert any(row.split("\t")[0] == "batch" for row in rows)
