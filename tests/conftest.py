@@ -28,12 +28,22 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 @pytest.fixture(autouse=True, scope="session")
 def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests compile the same small programs over and over: share them within one session."""
+    """Tests and the processes they start compile the same small programs over and over: share them.
+
+    One session shares them, or all where ICI_TEST_COMPILED names a folder.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    jax.config.update("jax_compilation_cache_dir", str(shared / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
+    folder = os.environ.get("ICI_TEST_COMPILED") or str(shared / "compiled")
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            monkeypatch.setenv(name.upper(), str(value))
+        yield
     jax.config.update("jax_compilation_cache_dir", None)
 
 
