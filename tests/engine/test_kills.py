@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import killable
 import pytest
 from test_resume import assert_same
@@ -29,18 +28,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
 def started(out: Path, kind: str = "resident", **settings: str) -> subprocess.Popen[str]:
-    compiled = str(jax.config.jax_compilation_cache_dir)  # pyright: ignore
     return subprocess.Popen(
         [sys.executable, "-u", str(CHILD), str(out), kind],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ
-        | {
-            "JAX_COMPILATION_CACHE_DIR": compiled,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        }
-        | settings,
+        env=os.environ | settings,
     )
 
 
