@@ -21,7 +21,7 @@ from ici.store.manifest import Manifest
 
 CHILD = Path(killable.__file__)
 # A start takes seconds. `ICI_TEST_KILLS=25` kills as often as one likes.
-KILLS = int(os.environ.get("ICI_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("ICI_TEST_KILLS", "2"))
 WITHIN_S = 120
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
