@@ -6,7 +6,7 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What runs once more in Flax's tree mode: whatever builds or wraps a module.
 TREE_MODE_TESTS = $(wildcard tests/test_adapt*.py tests/test_probe*.py tests/test_cotangents.py tests/models \
-  tests/engine/test_fleet.py tests/engine/test_step*.py)
+  tests/engine/test_fleet.py tests/engine/test_measurements.py tests/engine/test_run.py tests/engine/test_step*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-sgd test slow tree-mode check format bench convergence spikes clean

@@ -21,7 +21,7 @@ from ici.store.manifest import Manifest
 
 CHILD = Path(killable.__file__)
 # A start takes seconds. `ICI_TEST_KILLS=25` kills as often as one likes.
-KILLS = int(os.environ.get("ICI_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("ICI_TEST_KILLS", "3"))
 WITHIN_S = 120
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -95,7 +95,8 @@ def test_killed_at_random_times_it_ends_the_same(whole, tmp_path, kind):
 )
 def test_a_notice_ends_it_in_time_with_a_status_of_its_own(whole, tmp_path, when, number):
     out = tmp_path / "out"
-    process = started(out)
+    # A program that is found in the cache is not compiled.
+    process = started(out, JAX_ENABLE_COMPILATION_CACHE=str(when == "training").lower())
     if when == "training":
         assert wait_for_chunks(process, 2)
     else:
