@@ -23,8 +23,8 @@ from ici.engine.checkpoint import (
 from ici.engine.group import chunk_steps, prepare, streamed_step_bytes
 from ici.engine.loop import GroupLoop
 from ici.engine.mesh import claim_cpu_devices, make_mesh
+from ici.engine.opening import begun_manifest
 from ici.engine.progress import Progress
-from ici.engine.run import begun_manifest
 from ici.errors import InputError
 from ici.store.lock import sole_writer
 from ici.store.manifest import GroupEntry

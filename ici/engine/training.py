@@ -1,0 +1,109 @@
+"""One group, from its newest checkpoint or from nothing to the end of its record."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jax.sharding import Mesh
+
+from ici.config import Experiment
+from ici.data import Dataset
+from ici.engine.checkpoint import FOLDER, KEEP, Checkpoint, Checkpoints
+from ici.engine.group import PreparedGroup
+from ici.engine.loop import GroupLoop
+from ici.engine.progress import Progress
+from ici.engine.signals import GRACE_S, Notice
+from ici.errors import InputError
+from ici.sinks.background import Background
+from ici.store.manifest import GroupEntry, Manifest
+from ici.store.places import Place, checkpoint_folder, has_checkpoints
+from ici.store.writer import GroupWriter
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """How a run is kept safe; nothing here changes what it computes.
+
+    Attributes:
+      checkpoint_every_s: seconds between two checkpoints of a group; None as `Checkpoints` says.
+      keep_checkpoints: how many of the newest to keep.
+      grace_s: how long after a notice the process may go on, to save.
+    """
+
+    checkpoint_every_s: float | None = None
+    keep_checkpoints: int = KEEP
+    grace_s: float = GRACE_S
+
+    def __post_init__(self) -> None:
+        least = {"checkpoint_every_s": 0, "keep_checkpoints": 1, "grace_s": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= smallest:
+                raise InputError(f"{name} is {value}: wanted {smallest} or more.")
+
+
+def train_group(
+    experiment: Experiment,
+    prepared: PreparedGroup,
+    dataset: Dataset,
+    mesh: Mesh,
+    folder: Place,
+    manifest: Manifest,
+    upkeep: Upkeep,
+    observers: Sequence[Background],
+    notice: Notice,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Trains a group that is not done, and records it in `folder`; whose lock the caller holds.
+
+    Raises:
+      InputError: its checkpoints are all damaged, or gone.
+      Preempted: `notice` came; all is saved.
+    """
+    group = prepared.group
+    with _checkpoints(folder, group.name, upkeep) as checkpoints:
+        entry = manifest.groups.get(group.name)
+        entry = entry or GroupEntry(group.norm, group.depth, {})
+        checkpoint = _cut_to(entry, checkpoints)
+        writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
+        loop = GroupLoop(
+            experiment, prepared, dataset, mesh, writer, observers, checkpoints, notice
+        )
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+        loop.run(on_progress)
+
+
+def _cut_to(entry: GroupEntry, checkpoints: Checkpoints | None) -> Checkpoint | None:
+    """The checkpoint that a group goes on from, and its entry with no rows behind it."""
+    checkpoint = None if checkpoints is None else checkpoints.restore()
+    if checkpoint is None and checkpoints is not None and entry.saved_step is not None:
+        raise InputError(
+            f"{checkpoints.folder} holds no checkpoint, and step {entry.saved_step} was saved "
+            "there: restore it, or --restart trains from step 0."
+        )
+    entry.rows = {} if checkpoint is None else dict(checkpoint.about["rows"])
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _checkpoints(folder: Place, group: str, upkeep: Upkeep) -> Iterator[Checkpoints | None]:
+    """Those of a group; None in a place that Orbax cannot write to."""
+    if not has_checkpoints(folder):
+        yield None
+        return
+    checkpoints = Checkpoints(
+        checkpoint_folder(folder) / FOLDER / group,
+        upkeep.checkpoint_every_s,
+        upkeep.keep_checkpoints,
+    )
+    try:
+        yield checkpoints
+    except BaseException:
+        # What went wrong first is what matters.
+        with contextlib.suppress(Exception):
+            checkpoints.close()
+        raise
+    checkpoints.close()
