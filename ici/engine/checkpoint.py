@@ -6,8 +6,6 @@ would be restored as a number; so every leaf's SHA-256 is stored with it and com
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 import warnings
@@ -17,23 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from ici.engine import hosts
+from ici.engine.leaves import DamagedError, digests, hash_of, is_intact, of_all
 from ici.errors import InputError
 
-PyTree = Any
 FOLDER = "checkpoints"
 SCHEMA = 1
 KEEP = 2
 # Without another wish: at most this often, and at most this share of the time.
 AUTO_EVERY_S, AUTO_SHARE = 60.0, 0.02
-
-
-class DamagedError(InputError):
-    """A checkpoint is not what was saved, or not of this model."""
 
 
 @dataclass(frozen=True)
@@ -51,83 +46,6 @@ class Checkpoint:
     about: dict[str, Any]
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves of a pytree by path; random keys as the numbers they are."""
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        leaves[jax.tree_util.keystr(path)] = jax.random.key_data(leaf) if is_key else leaf
-    return leaves
-
-
-def with_leaves(tree: PyTree, leaves: dict[str, np.ndarray]) -> PyTree:
-    """`tree` with its leaves replaced by those of `leaves`; random keys are made of numbers.
-
-    Raises:
-      DamagedError: names, types or shapes (but for the first axis) differ: nothing is cast.
-    """
-    old = named_leaves(tree)
-    if old.keys() != leaves.keys():
-        differing = sorted(old.keys() ^ leaves.keys())
-        raise DamagedError(
-            f"a checkpoint has other leaves than the model: {', '.join(differing[:3])}: go on with "
-            "the code that saved it, or --restart trains from step 0."
-        )
-
-    def replaced(path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        new, wanted = leaves[name], old[name]
-        if new.dtype != wanted.dtype or new.shape[1:] != wanted.shape[1:]:
-            raise DamagedError(
-                f"{name} is {new.dtype}{list(new.shape)}: the model wants "
-                f"{wanted.dtype}{list(wanted.shape)}; go on with the code that saved it, or "
-                "--restart trains from step 0."
-            )
-        if wanted is leaf:
-            return new
-        return jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(leaf))
-
-    return jax.tree_util.tree_map_with_path(replaced, tree)
-
-
-_HOST = "host/"
-
-
-def with_host(leaves: dict[str, Any], host: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Leaves of the devices and arrays of the host as one dictionary."""
-    return leaves | {_HOST + name: array for name, array in host.items()}
-
-
-def split_host(leaves: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `with_host` put together."""
-    state = {name: leaf for name, leaf in leaves.items() if not name.startswith(_HOST)}
-    host = {name[len(_HOST) :]: leaf for name, leaf in leaves.items() if name.startswith(_HOST)}
-    return state, host
-
-
-def digests(leaves: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of every leaf's bytes, type and shape."""
-
-    def of(item: tuple[str, Any]) -> tuple[str, str]:
-        name, leaf = item
-        array = np.asarray(leaf)
-        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-        return name, digest.hexdigest()
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(of, leaves.items()))
-
-
-def state_digest(leaves: dict[str, Any]) -> str:
-    """One SHA-256 over all leaves."""
-    return _hash_of(digests(leaves))
-
-
-def _hash_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 class _Kept(checkpoint_managers.PreservationPolicy):
     """The newest few, and those that were marked."""
 
@@ -141,6 +59,27 @@ class _Kept(checkpoint_managers.PreservationPolicy):
         steps = [checkpoint.step for checkpoint in checkpoints]
         newest = set(sorted(steps)[-self.newest :])
         return [step in newest or step in self.marked for step in steps]
+
+
+def _manager(
+    folder: Any, policy: _Kept | None, processes: set[int] | None = None
+) -> ocp.CheckpointManager:
+    """Orbax's, for some of several processes; without a `policy` to read only."""
+    how: dict[str, Any] = {"read_only": True, "create": False}
+    if policy is not None:
+        how = {
+            "preservation_policy": policy,
+            "enable_async_checkpointing": True,
+            "cleanup_tmp_directories": True,
+            "create": processes is None,
+        }
+    if processes is not None:
+        # Named processes meet at the coordination service, others on the devices.
+        how["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=min(processes), active_processes=processes
+        )
+    options = ocp.CheckpointManagerOptions(**how)
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
 
 
 class Checkpoints:
@@ -175,17 +114,14 @@ class Checkpoints:
         self._last = time.monotonic()
         # Orbax tells of every save and restore; what went wrong it raises.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(read_only=True)
-            if read_only
-            else ocp.CheckpointManagerOptions(
-                preservation_policy=self.policy,
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
-            ),
-            item_names=("state", "about"),
-        )
+        alone = hosts.n_processes() == 1
+        if alone or read_only:
+            self._manager = self._reader = _manager(folder, None if read_only else self.policy)
+            return
+        hosts.first_says(lambda: epath.Path(folder).mkdir(parents=True, exist_ok=True))
+        self._manager = _manager(folder, self.policy, set(range(hosts.n_processes())))
+        # Each reads for itself: where one fails, none waits for it.
+        self._reader = _manager(folder, None, {hosts.process_index()})
 
     @property
     def due(self) -> bool:
@@ -198,7 +134,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Saved steps, oldest first, valid or not."""
-        return sorted(self._manager.all_steps(read=True))
+        return hosts.first_says(lambda: sorted(self._reader.all_steps(read=True)))
 
     def save(self, step: int, leaves: dict[str, Any], about: dict[str, Any]) -> None:
         """Starts saving; `leaves` must not be donated to anything later.
@@ -212,12 +148,14 @@ class Checkpoints:
             "schema": SCHEMA,
             "step": step,
             "names": names,
-            "digests": digests(leaves),
+            "digests": of_all(digests(leaves)),
             "about": about,
         }
-        content["digest"] = _hash_of(content)
+        content["digest"] = hash_of(content)
         numbered = {f"{i:05d}": leaves[name] for i, name in enumerate(names)}
-        if step in self._manager.all_steps():  # left by a process that was killed since
+        if hosts.first_says(
+            lambda: step in self._manager.all_steps()
+        ):  # left by a process that was killed since
             self._manager.delete(step)
         self._manager.save(
             step,
@@ -244,11 +182,15 @@ class Checkpoints:
         steps = [step for step in self.steps if before is None or step <= before]
         problems: list[str] = []
         for step in reversed(steps):
+            checkpoint, problem = None, "damaged to another process"
             try:
                 checkpoint = self._restored(step)
             except Exception as error:
                 # Orbax, TensorStore and JSON have no common base for what damage raises.
-                problems.append(f"step {step}: {_line(error)}")
+                problem = _line(error)
+            (is_damaged,) = hosts.any_of(checkpoint is None)
+            if is_damaged:
+                problems.append(f"step {step}: {problem}")
                 continue
             if problems:
                 warnings.warn(
@@ -268,16 +210,16 @@ class Checkpoints:
         return None
 
     def _restored(self, step: int) -> Checkpoint:
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        about = self._reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         content = dict(about["about"])
-        if content.pop("digest", None) != _hash_of(content):
+        if content.pop("digest", None) != hash_of(content):
             raise DamagedError("its description does not match its digest")
         if content["schema"] != SCHEMA:
             raise DamagedError(f"schema {content['schema']}: wanted {SCHEMA}")
         names = content["names"]
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         wanted = {f"{i:05d}": 0 for i in range(len(names))}
-        state = self._manager.restore(
+        state = self._reader.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(
@@ -286,8 +228,10 @@ class Checkpoints:
             ),
         )["state"]
         leaves = {name: state[f"{i:05d}"] for i, name in enumerate(names)}
-        for name, digest in digests(leaves).items():
-            if digest != content["digests"][name]:
+        with ThreadPoolExecutor(2) as pool:
+            intact = pool.map(lambda n: is_intact(leaves[n], content["digests"][n]), names)
+        for name, is_whole in zip(names, intact, strict=True):
+            if not is_whole:
                 raise DamagedError(f"digest of {name} does not match")
         return Checkpoint(step, leaves, content["about"])
 
@@ -299,6 +243,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and ends Orbax's threads."""
         self._manager.close()
+        if self._reader is not self._manager:
+            self._reader.close()
 
 
 def _line(error: Exception) -> str:

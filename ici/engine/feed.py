@@ -6,29 +6,38 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ici.config import Experiment
 from ici.data import Dataset, batch_indices
 from ici.data.loader import Loader
 from ici.engine.examples import Arrays, Batches
 from ici.engine.group import is_streamed
+from ici.engine.hosts import part_of_batch
 
 
 class Feed:
     """Which examples the lanes train on, step by step; a context that ends its loader.
 
     ``resident`` is the training split where it stays on the device, and None where each chunk
-    brings its examples. Either way the same seed and step give the same batch.
+    brings its examples: the ``part`` (index, count) of every batch that this process's devices
+    hold. Either way the same seed and step give the same batch.
     """
 
-    def __init__(self, experiment: Experiment, dataset: Dataset):
+    def __init__(self, experiment: Experiment, dataset: Dataset, mesh: Mesh):
         self.experiment = experiment
+        self.part = (0, 1)
         self.n_train = len(dataset.train)
         self.resident: Any = None
         self.loader: Loader | None = None
         if is_streamed(experiment, dataset):
+            self.part = part_of_batch(mesh, experiment.batch_size)
             self.loader = Loader(
-                dataset.train, experiment.batch_size, experiment.seed, end_step=experiment.steps
+                dataset.train,
+                experiment.batch_size,
+                experiment.seed,
+                process=self.part,
+                end_step=experiment.steps,
             )
         else:
             train: Any = dataset.train

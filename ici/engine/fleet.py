@@ -21,12 +21,13 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ici.engine.checkpoint import named_leaves, with_leaves
+from ici.engine import hosts
 from ici.engine.convolutions import in_canonical_order
 from ici.engine.examples import Arrays
 from ici.engine.lane import Hyper, Lane, LaneProgram
+from ici.engine.leaves import named_leaves, with_leaves
 from ici.engine.packing import EMPTY, Packing, pack
-from ici.engine.sharding import batch_devices, of_examples, over_slots
+from ici.engine.sharding import batch_devices, over_slots
 
 PyTree = Any
 Form = Literal["map", "vmap"]
@@ -144,7 +145,8 @@ class Fleet:
         self.form: Form = form or ("map" if mesh.devices.flat[0].platform == "cpu" else "vmap")
         self.n_devices = mesh.shape["run"]
         # Collectives of programs that run ahead of one another can deadlock on CPU devices.
-        self.in_step = mesh.shape["data"] > 1 and mesh.devices.flat[0].platform == "cpu"
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.in_step = on_cpu and (mesh.shape["data"] > 1 or hosts.n_processes() > 1)
         self.packing = pack(np.ones(len(hypers), bool), self.n_devices, None)
         self.train_data = self._put(train, _EVERYWHERE)
         self.reference_inputs = self.place(reference, batch_axis=0)
@@ -160,7 +162,9 @@ class Fleet:
     ) -> None:
         form = self.form
 
-        by_slot = NamedSharding(self.mesh, _LANES)
+        # What is read on the host goes to every process, while the devices are at it.
+        several = hosts.n_processes() > 1
+        by_slot = NamedSharding(self.mesh, _EVERYWHERE if several else _LANES)
 
         def over_lanes(
             function: Any, data_specs: tuple[Any, ...], out: Any = by_slot, donate: bool = False
@@ -228,7 +232,7 @@ class Fleet:
         self._evaluate = over_lanes(evaluate, (_EVERYWHERE,) * 2)
 
     def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+        return hosts.put(tree, NamedSharding(self.mesh, spec))
 
     def _slots(self, per_lane: PyTree) -> PyTree:
         """Host arrays in lane order to device arrays in slot order."""
@@ -281,20 +285,21 @@ class Fleet:
         """Loss and accuracy on batched data, in slot order."""
         return self._done(self._evaluate(self._n_active(), self.lanes, data, weights))
 
-    def place(self, tree: PyTree, batch_axis: int | None = None) -> PyTree:
+    def place(
+        self, tree: PyTree, batch_axis: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> PyTree:
         """`tree` on every device of the fleet; the examples along `batch_axis` spread over the
-        devices that share a batch."""
+        devices that share a batch. `part` is which of how many parts of a batch it holds."""
         if batch_axis is None:
             return self._put(tree, _EVERYWHERE)
-        return jax.tree.map(
-            lambda a: jax.device_put(a, of_examples(self.mesh, a.shape, batch_axis)), tree
-        )
+        return hosts.put_examples(tree, self.mesh, batch_axis, part)
 
     def in_lane_order(self) -> dict[str, np.ndarray]:
         """Leaves of the lanes that have a slot, in the order of lanes, on the host."""
         held = self.packing.lanes.reshape(-1)
         slots = [int(np.flatnonzero(held == lane)[0]) for lane in np.unique(held[held != EMPTY])]
-        return {name: np.asarray(leaf)[slots] for name, leaf in named_leaves(self.lanes).items()}
+        leaves = named_leaves(self.lanes)
+        return {name: hosts.fetched(leaf)[slots] for name, leaf in leaves.items()}
 
     def restore(self, leaves: dict[str, np.ndarray], packing: Packing) -> None:
         """Takes the lanes of a checkpoint, which lay as `packing` says, on any devices.
@@ -309,8 +314,8 @@ class Fleet:
             n_lanes = int(packing.lanes.max()) + 1
             old, packing = packing, pack(packing.active(n_lanes), self.n_devices, None)
             positions = old.position_of(packing)
-        self.lanes = jax.device_put(
-            jax.tree.map(lambda a: _host_take(a, positions), lanes), self.shardings
+        self.lanes = hosts.put(
+            jax.tree.map(lambda a: hosts.taken(a, positions), lanes), self.shardings
         )
         self.packing = packing
 
@@ -327,8 +332,8 @@ class Fleet:
         if new.cost(self.form) >= current:
             return False
         positions = self.packing.position_of(new)
-        self.lanes = jax.device_put(
-            jax.tree.map(lambda a: _host_take(a, positions), jax.block_until_ready(self.lanes)),
+        self.lanes = hosts.put(
+            jax.tree.map(lambda a: hosts.taken(a, positions), jax.block_until_ready(self.lanes)),
             self.shardings,
         )
         self.packing = new
@@ -340,10 +345,3 @@ def _shardings(mesh: Mesh, one: Lane, shard_params: bool) -> Lane:
     like_weights = (one.params, one.opt_state, one.ema)
     params, opt_state, ema = over_slots(mesh, like_weights, shard_params)
     return replace(over_slots(mesh, one, False), params=params, opt_state=opt_state, ema=ema)
-
-
-def _host_take(array: Array, positions: np.ndarray) -> Any:
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        data = jnp.asarray(np.asarray(jax.random.key_data(array))[positions])
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
-    return np.asarray(array)[positions]

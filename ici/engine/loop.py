@@ -14,14 +14,8 @@ from jax.sharding import Mesh
 
 from ici.config import Experiment
 from ici.data import Dataset
-from ici.engine.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    named_leaves,
-    split_host,
-    state_digest,
-    with_host,
-)
+from ici.engine import hosts
+from ici.engine.checkpoint import Checkpoint, Checkpoints
 from ici.engine.feed import Feed
 from ici.engine.fleet import Fleet
 from ici.engine.group import (
@@ -34,14 +28,22 @@ from ici.engine.group import (
     streamed_step_bytes,
 )
 from ici.engine.lane import NEVER
+from ici.engine.leaves import named_leaves, split_host, state_digest, with_host
 from ici.engine.packing import Packing
 from ici.engine.progress import Progress
+from ici.engine.rows import by_site
 from ici.engine.signals import Notice
 from ici.errors import Preempted
 from ici.sinks.background import Background
 from ici.sinks.scalars import Rows
-from ici.store.results import padded
-from ici.store.writer import PER_FEATURE, GroupWriter
+from ici.store.writer import GroupWriter
+
+
+def _reason(failed: bool, step: int) -> BaseException:
+    """Why the loop is left, where nothing is wrong with this process."""
+    if failed:
+        return RuntimeError(f"another process failed before step {step}: it says why.")
+    return Preempted(f"told to stop at step {step}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class GroupLoop:
         self.started = time.perf_counter()
         self.chunk_read_at: float | None = None
         self.run_steps_s: list[float] = []
-        self.feed = Feed(experiment, dataset)
+        self.feed = Feed(experiment, dataset, mesh)
         self.fleet = Fleet(
             prepared.program,
             mesh,
@@ -122,8 +124,9 @@ class GroupLoop:
             if self.checkpoints is not None:
                 self._save(step, named_leaves(self.fleet.lanes), self.fleet.packing, at_end=True)
                 self._settle()
-        if self.failure is not None:
-            raise self.failure
+        (failed,) = hosts.any_of(self.failure is not None)
+        if failed:
+            raise self.failure or _reason(failed, self.end_step)
         self.writer.entry.state_digest = state_digest(self.fleet.in_lane_order())
         self.writer.finish()
 
@@ -134,14 +137,14 @@ class GroupLoop:
         pending: _Pending | None = None
         for step in range(self.first_step, self.end_step, chunk):
             n_steps = min(chunk, self.end_step - step)
-            try:
-                if self.failure is not None or self.notice.requested:
-                    raise self.failure or Preempted(f"told to stop at step {step}")
-                batches = self.feed.chunk(step, n_steps)
-            except (Exception, Preempted):
+            batches = self._batches(step, n_steps)
+            failed, told, due = hosts.any_of(
+                self.failure is not None, self.notice.requested, self._is_due(pending)
+            )
+            if failed or told:
                 self._leave(pending, step, on_progress)
-                raise
-            saving = None if pending is None else self._snapshot_if_due()
+                raise self.failure or _reason(failed, step)
+            saving = self._snapshot() if due else None
             dispatched = self._dispatch(step, n_steps, batches)
             if pending is not None:
                 self._read(pending, on_progress)
@@ -160,10 +163,23 @@ class GroupLoop:
             self._read(self._dispatch(self.end_step, 0), on_progress)
         return self.end_step
 
-    def _snapshot_if_due(self) -> tuple[dict[str, Any], Packing] | None:
+    def _batches(self, step: int, n_steps: int) -> Any:
+        """The feed's next chunk; None where there is none to train on, `failure` saying why."""
+        if self.failure is None and not self.notice.requested:
+            try:
+                return self.feed.chunk(step, n_steps)
+            except Exception as error:
+                self.failure = error
+        return None
+
+    def _is_due(self, pending: _Pending | None) -> bool:
+        """Whether to save now: one process's clock says so for all."""
+        if self.checkpoints is None or pending is None:
+            return False
+        return hosts.is_first() and self.checkpoints.due
+
+    def _snapshot(self) -> tuple[dict[str, Any], Packing]:
         """The lanes as they are, before the next dispatch takes them."""
-        if self.checkpoints is None or not self.checkpoints.due:
-            return None
         return jax.tree.map(jnp.copy, named_leaves(self.fleet.lanes)), self.fleet.packing
 
     def _save(
@@ -215,7 +231,7 @@ class GroupLoop:
         measured = {}
         if n_steps:
             indices, examples = batches
-            data = None if examples is None else fleet.place(examples, batch_axis=1)
+            data = None if examples is None else fleet.place(examples, 1, self.feed.part)
             measured = {
                 name: fleet.measure(name, step, indices[:, 0], data)
                 for name, every in experiment.measurements.items()
@@ -251,7 +267,9 @@ class GroupLoop:
             self._write_between("evaluation", pending.step, by_lane(evaluation))
             self._mark_targets(pending.step, by_lane(evaluation))
         if reference is not None:
-            self._write_between("reference", pending.step, self._by_site(by_lane(reference)))
+            self._write_between(
+                "reference", pending.step, by_site(self.prepared.layout, by_lane(reference))
+            )
         for name, values in measured.items():
             self._write_between(name, pending.step, by_lane(values))
         loss = np.full((self.n_lanes, 1), np.nan)
@@ -266,7 +284,9 @@ class GroupLoop:
             loss = records["loss"]
             self._write("train", steps, records)
             self._time(pending.n_steps * len(lanes))
-            self._write("probe", steps[:: self.experiment.probe.every], self._by_site(taps))
+            self._write(
+                "probe", steps[:: self.experiment.probe.every], by_site(self.prepared.layout, taps)
+            )
         runs = {"diverged_at": self.diverged_at[:, None].copy()}
         self.writer.write("runs", runs, first=0)
         self.writer.commit()
@@ -298,23 +318,6 @@ class GroupLoop:
             self.run_steps_s.append((now - self.chunk_read_at) / n_run_steps)
             self.writer.entry.run_step_s = float(np.median(self.run_steps_s))
         self.chunk_read_at = now
-
-    def _by_site(self, labelled: dict[str, Any]) -> dict[str, np.ndarray]:
-        layout = self.prepared.layout
-        widest = max(layout.n_features)
-        rows = {}
-        for name, sites in labelled.items():
-            if not isinstance(sites, dict):  # of blocks, not of sites
-                rows[name] = sites
-                continue
-            # Cheap statistics are on both nodes, the others on the reference batch only.
-            variables = layout.nodes["probe"].variables | layout.nodes["reference"].variables
-            if variables[name].dims == PER_FEATURE:
-                rows[name] = padded(sites, layout.sites, widest)
-            else:
-                one_each = {site: values[..., None] for site, values in sites.items()}
-                rows[name] = padded(one_each, layout.sites, 1)[..., 0]
-        return rows
 
     def _last_step(self) -> np.ndarray:
         return np.fmin(self.diverged_at, self.stopped_at)

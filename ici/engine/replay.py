@@ -12,15 +12,9 @@ from jax.sharding import Mesh
 from ici.config import Experiment
 from ici.data import Dataset
 from ici.dissect.measurements import names as measurement_names
-from ici.engine.checkpoint import (
-    FOLDER,
-    Checkpoint,
-    Checkpoints,
-    named_leaves,
-    split_host,
-    with_host,
-)
+from ici.engine.checkpoint import FOLDER, Checkpoint, Checkpoints
 from ici.engine.group import chunk_steps, prepare, streamed_step_bytes
+from ici.engine.leaves import named_leaves, split_host, with_host
 from ici.engine.loop import GroupLoop
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.engine.opening import begun_manifest

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ici.engine.checkpoint import (
-    Checkpoints,
+from ici.engine.checkpoint import Checkpoints
+from ici.engine.leaves import (
     DamagedError,
     digests,
+    is_intact,
     named_leaves,
     state_digest,
     with_leaves,
@@ -92,16 +93,16 @@ def test_a_damaged_newest_falls_back_and_names_both(tmp_path, damage):
 def test_a_flipped_bit_is_named_by_its_leaf(tmp_path, monkeypatch):
     # Compressed data cannot be flipped without notice: what is not compressed can.
     checkpoints = saved(tmp_path, steps=(10,))
-    honest = digests
+    leaves = checkpoints.restore().leaves
+    (rotting,) = [leaf for name, leaf in leaves.items() if "weights" in name]
 
-    def bit_rot(leaves):
-        rotten = dict(leaves)
-        name = next(name for name in leaves if "weights" in name)
-        rotten[name] = np.array(leaves[name])
-        rotten[name].view(np.uint8)[0, 0] ^= 1
-        return honest(rotten)
+    def bit_rot(array, digest):
+        rotten = np.array(array)
+        if np.array_equal(rotten, rotting):
+            rotten.view(np.uint8)[0, 0] ^= 1
+        return is_intact(rotten, digest)
 
-    monkeypatch.setattr("ici.engine.checkpoint.digests", bit_rot)
+    monkeypatch.setattr("ici.engine.checkpoint.is_intact", bit_rot)
     with pytest.raises(InputError, match=r"step 10: .*weights.* does not match.*--restart"):
         checkpoints.restore()
     checkpoints.close()
@@ -185,3 +186,13 @@ def test_a_description_that_was_changed_is_noticed(tmp_path):
     with pytest.warns(RuntimeWarning, match="step 30: .*description does not match"):
         assert checkpoints.restore().about == {"rows": {"train": 20}}
     checkpoints.close()
+
+
+def test_a_leaf_in_parts_is_intact_where_all_its_parts_are():
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    of = {"0:2,0:6": array[:2], "2:4,0:3": array[2:, :3], "2:4,3:6": array[2:, 3:]}
+    parts = {where: digests({"part": part})["part"] for where, part in of.items()}
+    assert is_intact(array, parts)
+    assert not is_intact(array, {"0:2,0:6": parts["0:2,0:6"]})  # some of it was never saved
+    array.view(np.uint8)[3, 20] ^= 1
+    assert not is_intact(array, parts)

@@ -13,6 +13,7 @@ from ici.data import Arrays, DataConfig, Dataset, StreamedSplit
 from ici.data.augment import register_augmentation
 from ici.engine.feed import Feed
 from ici.engine.group import MAX_SPLIT_BYTES, is_streamed
+from ici.engine.mesh import make_mesh
 from ici.models import ConvNetConfig
 
 
@@ -131,7 +132,9 @@ def test_what_is_streamed():
 
 def test_indices_point_at_the_chunks_examples():
     e = experiment(seed=(1, 4))
-    resident, streamed = Feed(e, arrays().load()), Feed(replace(e, stream=True), arrays().load())
+    mesh = make_mesh(1)
+    resident = Feed(e, arrays().load(), mesh)
+    streamed = Feed(replace(e, stream=True), arrays().load(), mesh)
     with resident, streamed:
         for first in (0, 10, 5):  # in any order
             rows, nothing = resident.chunk(first, 5)
