@@ -6,6 +6,7 @@ import contextlib
 import errno
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,27 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM or Ctrl-C; the same command goes on.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        status = _status(arguments)
+    except Exception:
+        if not _has_peers():
+            raise
+        traceback.print_exc()
+        status = 1
+    if _has_peers():
+        from ici.engine.hosts import leave
+
+        leave(status)
+    return status
+
+
+def _has_peers() -> bool:
+    """Whether this is one of several processes of a run, which end together."""
+    hosts = sys.modules.get("ici.engine.hosts")
+    return hosts is not None and hosts.n_processes() > 1
+
+
+def _status(arguments: list[str]) -> int:
     try:
         with _warnings_in_one_line():
             return _dispatch(arguments)

@@ -17,6 +17,7 @@ from ici.config import Experiment
 from ici.data import resolve as resolve_data
 from ici.engine.checkpoint import KEEP
 from ici.engine.signals import GRACE_S
+from ici.engine.watchdog import WATCHDOG_S
 from ici.errors import InputError, unknown_name
 from ici.models import resolve as resolve_model
 from ici.probe import Probe
@@ -36,6 +37,12 @@ class RunOptions:
         default every minute or more rarely, to cost 2 % of the time at most.
       keep_checkpoints: how many of the newest to keep, for every group.
       grace_s: how long the process may go on after SIGTERM or Ctrl-C, to save.
+      coordinator: HOST:PORT of process 0, where several processes run this together, each started
+        with the same command but for --process; or auto, as a cloud TPU slice, Slurm, Open MPI or
+        Kubernetes says.
+      processes: how many they are.
+      process: the number of this one, from 0.
+      watchdog_s: how long one of them may go unheard before the others leave, with status 75.
       figures: draw the figures at the end.
       scale: which of the file's experiments to run, such as full; default is its `experiment`.
       tensorboard: also write event files for TensorBoard to this folder; default OUT/tensorboard.
@@ -50,6 +57,10 @@ class RunOptions:
     checkpoint_every_s: float | None = None
     keep_checkpoints: int = KEEP
     grace_s: float = GRACE_S
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    watchdog_s: float = WATCHDOG_S
     figures: bool = True
     scale: str | None = None
     tensorboard: str | None = None
@@ -58,6 +69,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.out is not None and not self.out.strip():
             raise InputError(f"--out is {self.out!r}: wanted a folder, such as --out runs/mine.")
+        if self.coordinator is None and (self.processes, self.process) != (None, None):
+            raise InputError(
+                "--processes and --process want --coordinator, where they meet: HOST:PORT or auto."
+            )
         names = ("resume", "restart", "overwrite", "fork")
         chosen = [f"--{name}" for name in names if getattr(self, name)]
         if len(chosen) > 1:

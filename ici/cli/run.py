@@ -11,6 +11,8 @@ from ici.cli.files import load_experiment, taken_scale
 from ici.cli.overrides import RunOptions, override
 from ici.cli.progress import LiveProgress
 from ici.cli.report import report_options, show
+from ici.engine.hosts import first_says, is_first
+from ici.engine.joining import Together, join
 from ici.engine.mesh import claim_cpu_devices
 from ici.engine.run import run
 from ici.errors import InputError
@@ -27,10 +29,12 @@ def run_command(arguments: list[str]) -> int:
     file, *rest = arguments
     experiment = load_experiment(file, taken_scale(rest))
     experiment, options = override(experiment, rest, f"ici run {file}")
+    if options.coordinator is not None:
+        join(Together(options.coordinator, options.processes, options.process))
     out = place(options.out or f"runs/{experiment.name}")
     if options.fork:
-        out = _free(out)
-    console = Console()
+        out = place(first_says(lambda: str(_free(out))))
+    console = Console(quiet=not is_first())
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     sinks = _sinks(options)
     if sinks and are_medians(experiment):
@@ -49,12 +53,15 @@ def run_command(arguments: list[str]) -> int:
             checkpoint_every_s=options.checkpoint_every_s,
             keep_checkpoints=options.keep_checkpoints,
             grace_s=options.grace_s,
+            watchdog_s=options.watchdog_s,
             command=arguments,
             on_progress=progress.update,
             sinks=sinks,
         )
     if not progress.seen:
         say(f"{out} holds this experiment, complete; nothing to train.")
+    if not is_first():
+        return 0
     show([results], console, report_options(figures=options.figures))
     say(f"Record in {out}, {time.perf_counter() - started:.0f} s in all.")
     return 0

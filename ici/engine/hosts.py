@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,6 +29,7 @@ T = TypeVar("T")
 # Longer than anything that one process does and the others wait for; a watchdog is quicker.
 PATIENCE_S = 24 * 3600
 _turns = itertools.count()
+_met_at = time.monotonic()
 
 
 def client() -> Any:
@@ -55,14 +59,25 @@ def is_first() -> bool:
     return process_index() == 0
 
 
+def met_at() -> float:
+    """When this process last met the others, by `time.monotonic`."""
+    return _met_at
+
+
+def _next_turn(what: str) -> str:
+    global _met_at
+    _met_at = time.monotonic()
+    return f"ici/{what}/{next(_turns)}"
+
+
 def any_of(*flags: bool) -> tuple[bool, ...]:
     """For every flag, whether it is true on some process. All have to call this together."""
     if n_processes() == 1:
         return flags
-    key = f"ici/any/{next(_turns)}"
+    key = _next_turn("any")
     if any(flags):
         client().key_value_set(f"{key}/{process_index()}", json.dumps([bool(f) for f in flags]))
-    wait_for_all(key)
+    client().wait_at_barrier(key, PATIENCE_S * 1000)
     told = [json.loads(text) for _, text in client().key_value_dir_get(key)]
     return tuple(any(column) for column in zip(*told, strict=True)) or (False,) * len(flags)
 
@@ -75,7 +90,7 @@ def first_says(function: Callable[[], T]) -> T:
     """
     if n_processes() == 1:
         return function()
-    key = f"ici/first/{next(_turns)}"
+    key = _next_turn("first")
     if not is_first():
         told = json.loads(client().blocking_key_value_get(key, PATIENCE_S * 1000))
         if "error" in told:
@@ -94,7 +109,7 @@ def gathered(value: Any) -> list[Any]:
     """The JSON `value` of every process, on process 0; an empty list on others."""
     if n_processes() == 1:
         return [value]
-    key = f"ici/gathered/{next(_turns)}"
+    key = _next_turn("gathered")
     if not is_first():
         client().key_value_set(f"{key}/{process_index()}", json.dumps(value))
         return []
@@ -106,10 +121,14 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def wait_for_all(name: str) -> None:
-    """Until every process has come here; `name` is used once."""
-    if n_processes() > 1:
-        client().wait_at_barrier(name, PATIENCE_S * 1000)
+def leave(status: int, within_s: float = 20.0) -> None:
+    """Ends this process with an exit status; the others are waited for, but not for ever."""
+    if n_processes() == 1:
+        raise SystemExit(status)
+    ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    ending.start()
+    ending.join(within_s)
+    os._exit(status)
 
 
 def put(tree: PyTree, shardings: Any) -> PyTree:

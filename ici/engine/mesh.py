@@ -8,6 +8,7 @@ import os
 import jax
 from jax.sharding import AxisType, Mesh
 
+from ici.engine import hosts
 from ici.errors import InputError
 
 
@@ -48,6 +49,11 @@ def make_mesh(n_devices: int | None = None, data_parallel: int = 1) -> Mesh:
         raise InputError(
             f"devices is {wanted}: this process has {len(devices)} "
             f"{devices[0].platform} device(s); {hint}."
+        )
+    if hosts.n_processes() > 1 and wanted < len(devices):
+        raise InputError(
+            f"devices is {wanted}: {hosts.n_processes()} processes have {len(devices)} together, "
+            "and each wants work; leave devices out."
         )
     if wanted % data_parallel:
         raise InputError(

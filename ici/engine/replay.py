@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ici.config import Experiment
 from ici.data import Dataset
 from ici.dissect.measurements import names as measurement_names
+from ici.engine import hosts
 from ici.engine.checkpoint import FOLDER, Checkpoint, Checkpoints
 from ici.engine.group import chunk_steps, prepare, streamed_step_bytes
 from ici.engine.leaves import named_leaves, split_host, with_host
@@ -93,6 +94,8 @@ def replay(
       InputError: another experiment's record, no such run, steps that it does not have, or
         checkpoints that are all damaged.
     """
+    if hosts.n_processes() > 1:
+        raise InputError("a replay runs in one process: wanted no others beside it.")
     results = open_results(place(out))
     if results.manifest.fingerprint != experiment.fingerprint:
         raise InputError(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ici.config import Experiment
+from ici.engine import hosts
 from ici.engine.checkpoint import KEEP
 from ici.engine.group import prepare
 from ici.engine.memory import is_out_of_memory, out_of_memory
 from ici.engine.mesh import claim_cpu_devices, make_mesh
-from ici.engine.opening import begun_manifest, clear, existing, mark
+from ici.engine.opening import as_first_sees, begin, check_data, check_shared, existing, mark
 from ici.engine.progress import Progress
 from ici.engine.signals import GRACE_S, noticed
 from ici.engine.training import Upkeep, train_group
-from ici.errors import InputError, Preempted
+from ici.engine.watchdog import WATCHDOG_S, watched
+from ici.errors import Preempted
 from ici.sinks import Sink
 from ici.sinks.background import following
 from ici.store.lock import sole_writer
@@ -37,6 +40,7 @@ def run(
     checkpoint_every_s: float | None = None,
     keep_checkpoints: int = KEEP,
     grace_s: float = GRACE_S,
+    watchdog_s: float = WATCHDOG_S,
     command: Sequence[str] | None = None,
 ) -> Results:
     """Trains every run of `experiment` and records it in the folder `out`.
@@ -57,6 +61,8 @@ def run(
         steps, None every minute or more rarely, to cost 2 % of the time at most.
       keep_checkpoints: how many of the newest to keep, for every group.
       grace_s: how long after SIGTERM or Ctrl-C the process may go on, to save.
+      watchdog_s: where several processes run together (`jax.distributed.initialize` was called),
+        how long one may go unheard before the others leave, with status 75.
       command: words of the command line, kept for `ici replay`.
 
     Raises:
@@ -66,40 +72,36 @@ def run(
         when memory runs out, with what would save some.
       Preempted: SIGTERM or Ctrl-C came; all is saved, and the same call goes on.
     """
-    upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s)
+    upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s, watchdog_s)
     folder = place(out)
-    old = existing(folder, experiment, resume, restart, overwrite)
-    if old is not None and old.status in COMPLETE:
-        return open_results(folder)
     held: list[Manifest] = []
 
     def told_to_stop() -> None:
         for manifest in held:
             mark(manifest, folder, "preempted")
 
-    with noticed(grace_s, told_to_stop) as notice:
+    with (
+        noticed(grace_s, told_to_stop) as notice,
+        watched(watchdog_s, told_to_stop),
+        contextlib.ExitStack() as stack,
+    ):
+        old = as_first_sees(lambda: existing(folder, experiment, resume, restart, overwrite))
+        if old is not None and old.status in COMPLETE:
+            return open_results(folder)
         claim_cpu_devices()
         mesh = make_mesh(experiment.devices, experiment.data_parallel)
         dataset = experiment.data.load()  # pyright: ignore[reportAttributeAccessIssue]
-        if old is not None and old.data_digest != dataset.digest:
-            raise InputError(
-                f"{folder} was recorded on other data (digest {old.data_digest[:12]}, now "
-                f"{dataset.digest[:12]}): --overwrite starts again, or choose another --out."
-            )
+        check_data(folder, dataset, old)
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
-        check_space(folder, sum(group.layout.n_bytes() for group in groups))
-        with sole_writer(folder), following(sinks, experiment, folder) as observers:
-            if old is None:
-                clear(folder)
-                words = None if command is None else list(command)
-                manifest = begun_manifest(experiment, dataset, command=words)
-            else:
-                # Whoever wrote it until now may have gone on since it was looked at.
-                manifest = Manifest.read(folder)
+        n_bytes = sum(group.layout.n_bytes() for group in groups)
+        hosts.first_says(lambda: check_space(folder, n_bytes))
+        hosts.first_says(lambda: stack.enter_context(sole_writer(folder)))
+        seen_here = sinks if hosts.is_first() else ()
+        with following(seen_here, experiment, folder) as observers:
+            words = None if command is None else list(command)
+            manifest = begin(folder, old, experiment, dataset, words)
             held.append(manifest)
-            mark(manifest, folder, "running")
-            for name, entry in manifest.groups.items():
-                entry.write(folder, name)  # records of older schemas have them elsewhere
+            check_shared(folder)
             try:
                 for observer in observers:
                     observer.begin()
@@ -130,7 +132,7 @@ def run(
                 if is_out_of_memory(error):
                     raise out_of_memory(experiment, error) from error
                 raise
-            diverged = _all_diverged(folder, manifest)
+            diverged = hosts.first_says(lambda: _all_diverged(folder, manifest))
             mark(manifest, folder, "diverged" if diverged else "done")
     return open_results(folder)
 

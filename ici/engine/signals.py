@@ -77,7 +77,8 @@ def noticed(
         over.set()
         signal.set_wakeup_fd(old_fd)
         for each, handler in old_handlers.items():
-            signal.signal(each, handler)
+            # None where it was not Python that set it, as JAX does for several processes.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
         sender.close()
         watcher.join()
         receiver.close()

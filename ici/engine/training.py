@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jax.sharding import Mesh
 
 from ici.config import Experiment
 from ici.data import Dataset
+from ici.engine import hosts
 from ici.engine.checkpoint import FOLDER, KEEP, Checkpoint, Checkpoints
 from ici.engine.group import PreparedGroup
 from ici.engine.loop import GroupLoop
 from ici.engine.progress import Progress
 from ici.engine.signals import GRACE_S, Notice
+from ici.engine.watchdog import WATCHDOG_S
 from ici.errors import InputError
 from ici.sinks.background import Background
 from ici.store.manifest import GroupEntry, Manifest
 from ici.store.places import Place, checkpoint_folder, has_checkpoints
+from ici.store.silent import SilentWriter
 from ici.store.writer import GroupWriter
 
 
@@ -30,14 +34,16 @@ class Upkeep:
       checkpoint_every_s: seconds between two checkpoints of a group; None as `Checkpoints` says.
       keep_checkpoints: how many of the newest to keep.
       grace_s: how long after a notice the process may go on, to save.
+      watchdog_s: of several processes, how long one may go unheard before the others leave.
     """
 
     checkpoint_every_s: float | None = None
     keep_checkpoints: int = KEEP
     grace_s: float = GRACE_S
+    watchdog_s: float = WATCHDOG_S
 
     def __post_init__(self) -> None:
-        least = {"checkpoint_every_s": 0, "keep_checkpoints": 1, "grace_s": 0}
+        least = {"checkpoint_every_s": 0, "keep_checkpoints": 1, "grace_s": 0, "watchdog_s": 1}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and not value >= smallest:
@@ -56,7 +62,9 @@ def train_group(
     notice: Notice,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    """Trains a group that is not done, and records it in `folder`; whose lock the caller holds.
+    """Trains a group that is not done, and records it in `folder`, whose lock the caller holds.
+
+    Of several processes all call this, and the first one writes.
 
     Raises:
       InputError: its checkpoints are all damaged, or gone.
@@ -67,7 +75,11 @@ def train_group(
         entry = manifest.groups.get(group.name)
         entry = entry or GroupEntry(group.norm, group.depth, {})
         checkpoint = _cut_to(entry, checkpoints)
-        writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
+        writer: Any
+        if hosts.is_first():
+            writer = GroupWriter(folder, manifest, group.name, entry, prepared.layout)
+        else:
+            writer = SilentWriter(entry, prepared.layout)
         loop = GroupLoop(
             experiment, prepared, dataset, mesh, writer, observers, checkpoints, notice
         )
