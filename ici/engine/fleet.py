@@ -312,7 +312,9 @@ class Fleet:
             positions = np.arange(packing.lanes.size)
         else:
             n_lanes = int(packing.lanes.max()) + 1
-            old, packing = packing, pack(packing.active(n_lanes), self.n_devices, None)
+            # One after another, frozen lanes cost nothing and keep their place.
+            n_slots = None if self.form == "vmap" else -(-n_lanes // self.n_devices)
+            old, packing = packing, pack(packing.active(n_lanes), self.n_devices, n_slots)
             positions = old.position_of(packing)
         self.lanes = hosts.put(
             jax.tree.map(lambda a: hosts.taken(a, positions), lanes), self.shardings

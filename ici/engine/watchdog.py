@@ -51,10 +51,11 @@ class Watchdog:
         """Tells the others that this process is leaving."""
         text = str(error).splitlines()[0][:200] if str(error) else ""
         with contextlib.suppress(Exception):
-            hosts.client().key_value_set(
-                f"{self._key}/failed",
-                f"process {hosts.process_index()} failed ({type(error).__name__}: {text})",
-            )
+            self._tell(f"process {hosts.process_index()} failed ({type(error).__name__}: {text})")
+
+    def _tell(self, verdict: str) -> None:
+        key = f"{self._key}/failed/{hosts.process_index()}"
+        hosts.client().key_value_set(key, verdict, allow_overwrite=True)
 
     def close(self) -> None:
         """Ends the watch."""
@@ -62,25 +63,27 @@ class Watchdog:
 
     def _talk(self) -> None:
         """Says that this process is alive, and hears the others; may hang where process 0 does."""
-        client, me = hosts.client(), hosts.process_index()
         for beat in itertools.count():
-            client.key_value_set(f"{self._key}/alive/{me}", str(beat), allow_overwrite=True)
-            told = dict(client.key_value_dir_get(f"{self._key}/failed"))
-            if hosts.is_first():
-                heard = dict(client.key_value_dir_get(f"{self._key}/alive"))
-                silent = self._silent(heard)
-                if silent and not told:
-                    told = {"": f"{silent} not heard of for {self.silence_s:g} s"}
-                    client.key_value_set(f"{self._key}/failed", told[""])
-                self.heard_at = time.monotonic()
-            else:
-                heard = client.key_value_try_get(f"{self._key}/alive/0") if beat else "0"
-                if not self._silent({"0": heard}):
-                    self.heard_at = time.monotonic()
-            if told:
-                self.verdict = next(iter(told.values()))
+            # Where process 0 is gone every call fails, until the silence has been long enough.
+            with contextlib.suppress(Exception):
+                self._beat(beat)
             if self._over.wait(self.silence_s / 6):
                 return
+
+    def _beat(self, beat: int) -> None:
+        client, me = hosts.client(), hosts.process_index()
+        client.key_value_set(f"{self._key}/alive/{me}", str(beat), allow_overwrite=True)
+        told = [verdict for _, verdict in client.key_value_dir_get(f"{self._key}/failed")]
+        heard = dict(client.key_value_dir_get(f"{self._key}/alive")) if hosts.is_first() else {}
+        if not hosts.is_first() and beat:
+            heard["0"] = client.key_value_try_get(f"{self._key}/alive/0")
+        silent = self._silent(heard)
+        if hosts.is_first() and silent and not told:
+            told = [f"{silent} not heard of for {self.silence_s:g} s"]
+            self._tell(told[0])
+        if hosts.is_first() or not silent:
+            self.heard_at = time.monotonic()
+        self.verdict = told[0] if told else None
 
     def _silent(self, heard: dict[str, str]) -> str:
         """Who of the others has said nothing new for too long."""

@@ -112,6 +112,17 @@ def test_on_other_devices_it_goes_on_the_same(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_fewer_devices_keep_the_lanes_that_ended(whole, tmp_path):
+    # Those that still run would fit into half of the slots.
+    out, many_ended = tmp_path / "out", {**SETTINGS["repacked"], "devices": 4}
+    at, _ = stopping("none", 30, terminate)
+    with pytest.raises(Preempted):
+        ici.run(experiment(**many_ended), out, on_progress=at)
+    resumed = ici.run(experiment(**(many_ended | {"devices": 2})), out)
+    assert_same(resumed, whole("repacked"))
+
+
+@pytest.mark.slow
 def test_rows_behind_the_checkpoint_are_cut(whole, tmp_path):
     out = tmp_path / "out"
     at, _ = stopping("none", 20, terminate)
