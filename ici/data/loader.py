@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 
 from ici.data.dataset import Split, StreamedSplit
+from ici.data.reader import Reader, read
 from ici.data.sampler import batch_indices
 from ici.errors import InputError
 
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
+# How long a source may take to give a chunk of steps: ICI_DATA_TIMEOUT_S, seconds.
+PATIENCE_S = 600.0
 
 
 class Loader:
@@ -62,7 +66,8 @@ class Loader:
         self._prefetch, self._end_step = prefetch, end_step
         self._shard = slice(index * batch_size // count, (index + 1) * batch_size // count)
         self._ahead: dict[tuple[int, int], Future[Chunk]] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ici-loader")
+        self._reader = Reader("ici-loader")
+        self._patience_s = float(os.environ.get("ICI_DATA_TIMEOUT_S", PATIENCE_S))
         self._closed = False
         self._busy_lock = threading.Lock()
         self.waited_s = 0.0
@@ -79,7 +84,8 @@ class Loader:
 
         Returns inputs ``[S, K, B, ...]``, labels ``[S, K, B, ...]`` and the examples' numbers in
         the split, int32 ``[S, K, B]``, with B the part of this process. To be called from one
-        thread. Raises `InputError` for a damaged file, also where it was met while reading ahead.
+        thread. Raises `InputError` for a damaged file, also where it was met while reading ahead,
+        and where nothing comes for ten minutes (ICI_DATA_TIMEOUT_S).
         """
         if self._closed:
             raise RuntimeError("the loader is closed")
@@ -88,7 +94,9 @@ class Loader:
             future = self._found(first_step, n_steps)
             guesses = self._guesses(first_step + n_steps, n_steps)
             self._drop_all_but(guesses)
-            result = self._read(first_step, n_steps) if future is None else future.result()
+            future = future or self._reader.submit(self._read, first_step, n_steps)
+            what = f"the source of the training data ({type(self._split).__name__})"
+            result = read(future, self._patience_s, what)
             for guess in guesses:
                 if guess not in self._ahead:
                     self._ahead[guess] = self._reader.submit(self._read, *guess)
@@ -106,8 +114,10 @@ class Loader:
     def close(self) -> None:
         """Ends the thread; what it had read is dropped."""
         self._closed = True
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        for future in self._ahead.values():
+            future.cancel()
         self._ahead.clear()
+        self._reader.close(within_s=5.0)
 
     def _found(self, first_step: int, n_steps: int) -> Future[Chunk] | None:
         """What was read ahead from that step on, if it is long enough."""

@@ -29,6 +29,7 @@ SCHEMA = 1
 KEEP = 2
 # Without another wish: at most this often, and at most this share of the time.
 AUTO_EVERY_S, AUTO_SHARE = 60.0, 0.02
+_NEVER_S = 10**9
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def _manager(
             "enable_async_checkpointing": True,
             "cleanup_tmp_directories": True,
             "create": processes is None,
+            # Orbax counts it by the clock on the wall, which may be set forward.
+            "async_options": ocp.options.AsyncOptions(timeout_secs=_NEVER_S),
         }
     if processes is not None:
         # Named processes meet at the coordination service, others on the devices.
@@ -113,7 +116,7 @@ class Checkpoints:
         self._underway: int | None = None
         self._last = time.monotonic()
         # Orbax tells of every save and restore; what went wrong it raises.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         alone = hosts.n_processes() == 1
         if alone or read_only:
             self._manager = self._reader = _manager(folder, None if read_only else self.policy)
@@ -239,6 +242,12 @@ class Checkpoints:
         """Until what was saved is on disk. Raises what went wrong."""
         self._manager.wait_until_finished()
         self.on_disk = self._underway
+
+    def remove_halves(self) -> None:
+        """Removes what a save that failed has left; after `close`, when no thread is at it."""
+        for path in epath.Path(self.folder).iterdir():
+            if "orbax-checkpoint-tmp" in path.name:
+                path.rmtree()
 
     def close(self) -> None:
         """Waits, and ends Orbax's threads."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ici.config import Experiment
 from ici.errors import InputError
+from ici.store.unwritable import is_unwritable
 
 _SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, of XLA's compiler or of a device means too little memory."""
+    if is_unwritable(error):  # a full disk is an exhausted resource to TensorStore
+        return False
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS)
 
 

@@ -15,7 +15,7 @@ from ici.environment import environment
 from ici.errors import InputError
 from ici.store.lock import LOCK
 from ici.store.manifest import MANIFEST, GroupEntry, Manifest
-from ici.store.places import PROBE, Place, check_writable, remove
+from ici.store.places import PROBE, Place, check_path, check_writable, remove
 
 
 def existing(
@@ -27,6 +27,7 @@ def existing(
       InputError: another experiment's record, other files, or none though `resume` says so.
     """
     check_writable(folder)
+    check_path(folder)
     if not folder.exists() or not any(path.name not in (LOCK, PROBE) for path in folder.iterdir()):
         if resume:
             raise InputError(f"{folder} holds no record to go on with: leave --resume out.")
@@ -84,6 +85,17 @@ def as_first_sees(read: Callable[[], Manifest | None]) -> Manifest | None:
         return None
     groups = {name: GroupEntry(**entry) for name, entry in told.pop("groups").items()}
     return Manifest(**told, groups=groups)
+
+
+def load(experiment: Experiment) -> Dataset:
+    """The experiment's data. Raises `InputError` where memory does not hold them."""
+    try:
+        return experiment.data.load()  # pyright: ignore[reportAttributeAccessIssue]
+    except MemoryError as error:
+        raise InputError(
+            f"memory ran out while {type(experiment.data).__name__} loaded its data ({error}): "
+            "wanted fewer examples, data that are streamed from files, or a larger machine."
+        ) from error
 
 
 def check_data(folder: Place, dataset: Dataset, old: Manifest | None) -> None:

@@ -13,7 +13,7 @@ from ici.engine.checkpoint import KEEP
 from ici.engine.group import prepare
 from ici.engine.memory import is_out_of_memory, out_of_memory
 from ici.engine.mesh import claim_cpu_devices, make_mesh
-from ici.engine.opening import as_first_sees, begin, check_data, check_shared, existing, mark
+from ici.engine.opening import as_first_sees, begin, check_data, check_shared, existing, load, mark
 from ici.engine.progress import Progress
 from ici.engine.signals import GRACE_S, noticed
 from ici.engine.training import Upkeep, train_group
@@ -25,6 +25,7 @@ from ici.store.lock import sole_writer
 from ici.store.manifest import COMPLETE, Manifest
 from ici.store.places import Place, place
 from ici.store.results import Results, open_results
+from ici.store.unwritable import is_unwritable, unwritable
 from ici.store.writer import check_space
 
 
@@ -70,6 +71,7 @@ def run(
         written: see `Experiment`; a folder with another experiment; too few devices; too little
         disk; data that is missing, damaged or too small; checkpoints that are all damaged. Also
         when memory runs out, with what would save some.
+      UnwritableError: the disk is full or the folder read-only; what was saved before serves.
       Preempted: SIGTERM or Ctrl-C came; all is saved, and the same call goes on.
     """
     upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s, watchdog_s)
@@ -90,7 +92,7 @@ def run(
             return open_results(folder)
         claim_cpu_devices()
         mesh = make_mesh(experiment.devices, experiment.data_parallel)
-        dataset = experiment.data.load()  # pyright: ignore[reportAttributeAccessIssue]
+        dataset = load(experiment)
         check_data(folder, dataset, old)
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
         n_bytes = sum(group.layout.n_bytes() for group in groups)
@@ -128,7 +130,12 @@ def run(
                 mark(manifest, folder, "preempted")
                 raise
             except BaseException as error:
-                mark(manifest, folder, "failed", f"{type(error).__name__}: {error}")
+                full = is_unwritable(error)
+                # On a full disk this fails as well, and what failed first is what matters.
+                with contextlib.suppress(OSError):
+                    mark(manifest, folder, "failed", f"{type(error).__name__}: {error}")
+                if full:
+                    raise unwritable(folder, error) from error
                 if is_out_of_memory(error):
                     raise out_of_memory(experiment, error) from error
                 raise

@@ -117,5 +117,8 @@ def _checkpoints(folder: Place, group: str, upkeep: Upkeep) -> Iterator[Checkpoi
         # What went wrong first is what matters.
         with contextlib.suppress(Exception):
             checkpoints.close()
+        if hosts.n_processes() == 1:
+            with contextlib.suppress(OSError):
+                checkpoints.remove_halves()
         raise
     checkpoints.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,20 +11,40 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from ici.errors import InputError
 
-def labelled(dataset: xr.Dataset, **labels: Any) -> xr.Dataset:
+
+@contextlib.contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Turns what Zarr and its codecs raise into an `InputError` that names the array."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        # Checksums, codecs, JSON and stores have no common base for what damage raises.
+        seen = str(error).strip().splitlines()
+        raise InputError(
+            f"{where} is damaged ({type(error).__name__}: {seen[0][:200] if seen else ''}): "
+            "restore it from a copy, or train again with `ici run --restart`; replays and "
+            "checkpoints beside it may still be good."
+        ) from error
+
+
+def labelled(dataset: xr.Dataset, where: str, **labels: Any) -> xr.Dataset:
     """`dataset` with a leading dimension of length one for every label, still unread.
 
     `xarray.Dataset.expand_dims` gives the same labels, and reads every array whole.
 
     Args:
       dataset: as `xarray.open_zarr` gives it without chunks.
+      where: what it is called in errors.
       **labels: names of the new dimensions, outermost first, and their one value.
     """
     variables = {
         name: xr.Variable(
             (*labels, *variable.dims),
-            indexing.LazilyIndexedArray(_Led(variable.variable, len(labels))),
+            indexing.LazilyIndexedArray(_Led(variable.variable, len(labels), f"{where}/{name}")),
             variable.attrs,
             variable.encoding,
         )
@@ -35,7 +57,8 @@ def labelled(dataset: xr.Dataset, **labels: Any) -> xr.Dataset:
 class _Led(BackendArray):
     """A variable behind `n_leading` axes of length one, read where it is indexed."""
 
-    def __init__(self, variable: xr.Variable, n_leading: int):
+    def __init__(self, variable: xr.Variable, n_leading: int, where: str):
+        self.where = where
         self.variable = variable
         self.n_leading = n_leading
         self.shape = (1,) * n_leading + variable.shape
@@ -48,7 +71,8 @@ class _Led(BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         leading, own = key[: self.n_leading], key[self.n_leading :]
-        values = np.asarray(self.variable[own].values)
+        with damage_named(self.where):
+            values = np.asarray(self.variable[own].values)
         for each in reversed(leading):
             values = values[np.newaxis][each]
         return values

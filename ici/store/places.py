@@ -147,6 +147,17 @@ def check_writable(folder: Place) -> None:
         raise InputError(f"{folder} is not writable: wanted a folder you may write; change --out.")
 
 
+def check_path(folder: Place) -> None:
+    """Raises `InputError` where Orbax would save to `folder` and not find it again: it globs."""
+    path = str(folder.absolute() if isinstance(folder, Path) else folder)
+    found = [sign for sign in "[]*?\\" if sign in path]
+    if found:
+        raise InputError(
+            f"{path} has {' and '.join(map(repr, found))} in it: checkpoints could not be found "
+            "again there; wanted a path without [ ] * ? and \\; choose another --out."
+        )
+
+
 def check_local(folder: Place, what: str) -> Path:
     """`folder`, where it is of this machine.
 

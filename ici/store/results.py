@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ici.errors import InputError
-from ici.store.lazily import labelled
+from ici.store.lazily import damage_named, labelled
 from ici.store.manifest import COMPLETE, RECORDS, Manifest
 from ici.store.places import Place, place, zarr_store
 
@@ -146,15 +146,17 @@ class Results:
     def _node(self, node: str) -> xr.Dataset:
         parts = []
         for name, entry in self.manifest.groups.items():
-            part = xr.open_zarr(
-                zarr_store(self.path / RECORDS / name),
-                group=node,
-                consolidated=False,
-                zarr_format=3,  # saves a store the search for others
-                chunks=None,
-            )
+            where = f"{self.path / RECORDS / name}/{node}"
+            with damage_named(where):
+                part = xr.open_zarr(
+                    zarr_store(self.path / RECORDS / name),
+                    group=node,
+                    consolidated=False,
+                    zarr_format=3,  # saves a store the search for others
+                    chunks=None,
+                )
             part = part.isel(step=slice(0, entry.rows[node]))
-            parts.append(labelled(part, norm=entry.norm, depth=entry.depth))
+            parts.append(labelled(part, where, norm=entry.norm, depth=entry.depth))
         if len(parts) == 1:
             # Lazy as opened: lining several groups up would read them whole.
             return parts[0].squeeze([dim for dim in OPTIONAL if parts[0].sizes.get(dim) == 1])
