@@ -18,6 +18,7 @@ from ici.errors import InputError
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
 # How long a source may take to give a chunk of steps: ICI_DATA_TIMEOUT_S, seconds.
 PATIENCE_S = 600.0
+CLOSE_S = 5.0
 
 
 class Loader:
@@ -117,7 +118,7 @@ class Loader:
         for future in self._ahead.values():
             future.cancel()
         self._ahead.clear()
-        self._reader.close(within_s=5.0)
+        self._reader.close(CLOSE_S)
 
     def _found(self, first_step: int, n_steps: int) -> Future[Chunk] | None:
         """What was read ahead from that step on, if it is long enough."""

@@ -165,6 +165,7 @@ class Sticky:
 
 def test_a_source_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setenv("ICI_DATA_TIMEOUT_S", "0.3")
+    monkeypatch.setattr("ici.data.loader.CLOSE_S", 0.2)
     stuck = threading.Event()
     loader = Loader(Sticky(1, stuck.wait), 16, (0,), prefetch=1)  # pyright: ignore[reportArgumentType]
     loader.chunk(0, 5)
@@ -172,7 +173,7 @@ def test_a_source_that_hangs_is_given_up(monkeypatch):
         loader.chunk(5, 5)
     began = time.monotonic()
     loader.close()
-    assert time.monotonic() - began < 6  # nobody waits for ever
+    assert time.monotonic() - began < 1  # nobody waits for ever
     stuck.set()
 
 
@@ -222,10 +223,10 @@ def test_memory_that_runs_out_names_what_to_turn(tmp_path, monkeypatch, when):
 
 
 def test_one_lane_without_numbers_leaves_the_others_alone(whole, tmp_path):
-    """Its loss is infinite from step 0; the lane beside it is bit for bit what it is alone."""
+    """The lane beside it is bit for bit what it is alone."""
     mixed = ici.run(one_group(lr=(1e-2, 1e30), steps=30), tmp_path / "out")
     at = mixed.runs["diverged_at"].sel(lr=1e30).values
-    assert np.isfinite(at).all() and at.max() <= 2
+    assert np.isfinite(at).all() and at.max() <= 2 and mixed.manifest.status == "done"
     for node in ("train", "probe", "reference", "evaluation"):
         of_mixed, alone = getattr(mixed, node), getattr(whole, node)
         for name in alone.data_vars:
