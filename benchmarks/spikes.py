@@ -19,7 +19,7 @@ from ici.analysis.anatomy import Anatomy, Lead, dissect_spikes
 from ici.analysis.answers import sensitivity
 from ici.analysis.digest import Digest
 from ici.analysis.records import training_loss
-from ici.analysis.spikes import spike_score
+from ici.measure.spikes import spike_score
 from ici.data import MovieReviews
 
 EXPERIMENT = ici.Experiment(

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ici.analysis.digest import digest as digest
     from ici.analysis.sensitivity import largest_stable_lr as largest_stable_lr
     from ici.analysis.sensitivity import lr_sensitivity as lr_sensitivity
-    from ici.analysis.spikes import find_spikes as find_spikes
-    from ici.analysis.spikes import spike_score as spike_score
     from ici.config import Experiment as Experiment
     from ici.data import register as register_data
     from ici.dissect.attribution import Attribution as Attribution
@@ -59,6 +57,8 @@ if TYPE_CHECKING:
     from ici.measure import shift as shift
     from ici.measure import shift_series as shift_series
     from ici.measure import wasserstein1 as wasserstein1
+    from ici.measure.spikes import find_spikes as find_spikes
+    from ici.measure.spikes import spike_score as spike_score
     from ici.models import MLPConfig as MLPConfig
     from ici.models import register_model as register_model
     from ici.models import register_norm as register_norm
@@ -111,7 +111,7 @@ _HOMES = {
     "dissect_spikes": "ici.analysis.anatomy",
     "effective_rank_shift": "ici.measure",
     "explain": "ici.quantities",
-    "find_spikes": "ici.analysis.spikes",
+    "find_spikes": "ici.measure.spikes",
     "from_linen": "ici.adapt",
     "from_nnx": "ici.adapt",
     "init_train_state": "ici.engine.step",
@@ -131,7 +131,7 @@ _HOMES = {
     "run": "ici.engine.run",
     "shift": "ici.measure",
     "shift_series": "ici.measure",
-    "spike_score": "ici.analysis.spikes",
+    "spike_score": "ici.measure.spikes",
     "steps_to_target": "ici.analysis.convergence",
     "wasserstein1": "ici.measure",
     "watch": "ici.adapt",

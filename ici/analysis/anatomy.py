@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ici.analysis.parts import parts
 from ici.analysis.records import Records, has_moments, run_dims, select, training_loss
 from ici.analysis.shifts import mean_shift
-from ici.analysis.spikes import PRESETS, SpikeEvent, SpikeRule, band, events, score
+from ici.measure.spikes import PRESETS, SpikeEvent, SpikeRule, band, events, score
 
 # Probes are few between spikes: a short memory. As far out as a spike of the loss has to be: with
 # less, of twenty sites one is always outside.

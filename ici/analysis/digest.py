@@ -33,8 +33,8 @@ from ici.analysis.records import (
     validation,
 )
 from ici.analysis.shifts import mean_shift
-from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.analysis.summary import incomplete, joined, run_table
+from ici.measure.spikes import PRESETS, SpikeRule
 from ici.store.places import Place
 from ici.store.results import Results
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ici.analysis.records import Target
-from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.measure.on_host import mean_shift_on_host
+from ici.measure.spikes import PRESETS, SpikeRule
 from ici.store.following import GroupLabels
 
 N_BINS = 64

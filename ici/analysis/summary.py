@@ -25,7 +25,7 @@ from ici.analysis.records import (
     validation,
 )
 from ici.analysis.shifts import deepest_site, mean_shift, reference_shift
-from ici.analysis.spikes import PRESETS, SpikeRule, events, score
+from ici.measure.spikes import PRESETS, SpikeRule, events, score
 
 FINAL_SHARE = 0.05
 OVER_SEEDS = ("median", "min", "max")

@@ -16,6 +16,7 @@ from rich.text import Text
 from ici.config import Experiment
 from ici.data import resolve as resolve_data
 from ici.engine.checkpoint import KEEP
+from ici.engine.flight_windows import WINDOWS
 from ici.engine.signals import GRACE_S
 from ici.engine.watchdog import WATCHDOG_S
 from ici.errors import InputError, unknown_name
@@ -43,6 +44,8 @@ class RunOptions:
       processes: how many they are.
       process: the number of this one, from 0.
       watchdog_s: how long one of them may go unheard before the others leave, with status 75.
+      flight_recorder: around how many onsets of spikes and divergences every step is recorded in
+        full at the end, as far as that takes 5 % of the time; 0 is none.
       figures: draw the figures at the end.
       scale: which of the file's experiments to run, such as full; default is its `experiment`.
       tensorboard: also write event files for TensorBoard to this folder; default OUT/tensorboard.
@@ -61,6 +64,7 @@ class RunOptions:
     processes: int | None = None
     process: int | None = None
     watchdog_s: float = WATCHDOG_S
+    flight_recorder: int = WINDOWS
     figures: bool = True
     scale: str | None = None
     tensorboard: str | None = None

@@ -148,6 +148,10 @@ def show(
     written: list[Place] = []
     if comparisons:
         written.append(_write_comparisons(comparisons, out))
+    if not options.no_figures:
+        from ici.report.replay import draw_replays
+
+        written += [path for each in records for path in draw_replays(each.path)]
     if not options.no_page:
         from ici.report.page.page import write_page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from pathlib import Path
 
 from rich.console import Console
 
@@ -54,7 +55,8 @@ def run_command(arguments: list[str]) -> int:
             keep_checkpoints=options.keep_checkpoints,
             grace_s=options.grace_s,
             watchdog_s=options.watchdog_s,
-            command=arguments,
+            flight_recorder=options.flight_recorder,
+            command=[str(Path(file).absolute()), *rest],
             on_progress=progress.update,
             sinks=sinks,
         )

@@ -18,6 +18,7 @@ from ici.engine import hosts
 from ici.engine.checkpoint import Checkpoint, Checkpoints
 from ici.engine.feed import Feed
 from ici.engine.fleet import Fleet
+from ici.engine.flight_recorder import FlightRecorder
 from ici.engine.group import (
     PreparedGroup,
     chunk_steps,
@@ -86,6 +87,7 @@ class GroupLoop:
         self.first_step = 0
         self.at_end = False
         self.failure: Exception | None = None
+        self.flight: FlightRecorder | None = None
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
@@ -110,6 +112,8 @@ class GroupLoop:
         self.fleet.restore(state, Packing(host["lanes"], host["n_active"]))
         self.diverged_at, self.stopped_at = host["diverged_at"], host["stopped_at"]
         self.first_step, self.at_end = checkpoint.step, checkpoint.about["at_end"]
+        if self.flight is not None:
+            self.flight.forget(checkpoint.step)
 
     def run(self, on_progress: Callable[[Progress], None]) -> None:
         """Trains to the last step, or until no lane is running.
@@ -244,14 +248,9 @@ class GroupLoop:
 
     def _read(self, pending: _Pending, on_progress: Callable[[Progress], None]) -> None:
         slots, lanes = pending.packing.rows()
+        p = pending
         reference, evaluation, measured, trained, diverged_at = jax.device_get(
-            (
-                pending.reference,
-                pending.evaluation,
-                pending.measured,
-                pending.trained,
-                pending.diverged_at,
-            )
+            (p.reference, p.evaluation, p.measured, p.trained, p.diverged_at)
         )
 
         def by_lane(values: Any) -> Any:
@@ -287,6 +286,8 @@ class GroupLoop:
             self._write(
                 "probe", steps[:: self.experiment.probe.every], by_site(self.prepared.layout, taps)
             )
+            if self.flight is not None:
+                self.flight.see(pending.step, loss, self.diverged_at)
         runs = {"diverged_at": self.diverged_at[:, None].copy()}
         self.writer.write("runs", runs, first=0)
         self.writer.commit()

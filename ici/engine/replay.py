@@ -24,10 +24,10 @@ from ici.errors import InputError
 from ici.store.lock import sole_writer
 from ici.store.manifest import GroupEntry
 from ici.store.places import Place, checkpoint_folder, has_checkpoints, place, remove
+from ici.store.replays import replay_folder
 from ici.store.results import Results, open_results
 from ici.store.writer import GroupWriter, Layout
 
-REPLAYS = "replays"
 # What a probe can tell of any model's layers.
 DENSE_STATS = ("moments", "extremes")
 _ORDER = ".hyper.order"
@@ -104,8 +104,7 @@ def replay(
         )
     chosen = _chosen(experiment, run)
     last = _last_step(results, chosen, from_step, to_step)
-    label = ",".join(f"{name}={value}" for name, value in chosen.items())
-    folder = results.path / REPLAYS / f"{label},steps={from_step}-{last}".replace("/", "+")
+    folder = replay_folder(results.path, chosen, from_step, last)
     alone = replace(
         experiment,
         **{name: (value,) for name, value in chosen.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ici.config import Experiment
 from ici.engine import hosts
 from ici.engine.checkpoint import KEEP
+from ici.engine.flight_windows import WINDOWS, record_flights
 from ici.engine.group import prepare
 from ici.engine.memory import is_out_of_memory, out_of_memory
 from ici.engine.mesh import claim_cpu_devices, make_mesh
@@ -42,6 +44,7 @@ def run(
     keep_checkpoints: int = KEEP,
     grace_s: float = GRACE_S,
     watchdog_s: float = WATCHDOG_S,
+    flight_recorder: int = WINDOWS,
     command: Sequence[str] | None = None,
 ) -> Results:
     """Trains every run of `experiment` and records it in the folder `out`.
@@ -64,6 +67,8 @@ def run(
       grace_s: how long after SIGTERM or Ctrl-C the process may go on, to save.
       watchdog_s: where several processes run together (`jax.distributed.initialize` was called),
         how long one may go unheard before the others leave, with status 75.
+      flight_recorder: around how many onsets of spikes and divergences every step is recorded
+        in full when all runs have ended, as far as that takes 5 % of their time; 0 is none.
       command: words of the command line, kept for `ici replay`.
 
     Raises:
@@ -74,7 +79,7 @@ def run(
       UnwritableError: the disk is full or the folder read-only; what was saved before serves.
       Preempted: SIGTERM or Ctrl-C came; all is saved, and the same call goes on.
     """
-    upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s, watchdog_s)
+    upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s, watchdog_s, flight_recorder)
     folder = place(out)
     held: list[Manifest] = []
 
@@ -104,6 +109,7 @@ def run(
             manifest = begin(folder, old, experiment, dataset, words)
             held.append(manifest)
             check_shared(folder)
+            began = time.perf_counter()
             try:
                 for observer in observers:
                     observer.begin()
@@ -141,6 +147,8 @@ def run(
                 raise
             diverged = hosts.first_says(lambda: _all_diverged(folder, manifest))
             mark(manifest, folder, "diverged" if diverged else "done")
+            took_s = time.perf_counter() - began
+            record_flights(experiment, folder, manifest, upkeep.flights, took_s)
     return open_results(folder)
 
 

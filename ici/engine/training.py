@@ -13,6 +13,8 @@ from ici.config import Experiment
 from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import FOLDER, KEEP, Checkpoint, Checkpoints
+from ici.engine.flight_recorder import FlightRecorder
+from ici.engine.flight_windows import WINDOWS
 from ici.engine.group import PreparedGroup
 from ici.engine.loop import GroupLoop
 from ici.engine.progress import Progress
@@ -34,6 +36,8 @@ class Upkeep:
       checkpoint_every_s: seconds between two checkpoints of a group; None as `Checkpoints` says.
       keep_checkpoints: how many of the newest to keep.
       grace_s: how long after a notice the process may go on, to save.
+      flights: how many onsets of spikes and divergences to record at full rate at the end; 0
+        notices none.
       watchdog_s: of several processes, how long one may go unheard before the others leave.
     """
 
@@ -41,9 +45,16 @@ class Upkeep:
     keep_checkpoints: int = KEEP
     grace_s: float = GRACE_S
     watchdog_s: float = WATCHDOG_S
+    flights: int = WINDOWS
 
     def __post_init__(self) -> None:
-        least = {"checkpoint_every_s": 0, "keep_checkpoints": 1, "grace_s": 0, "watchdog_s": 1}
+        least = {
+            "checkpoint_every_s": 0,
+            "keep_checkpoints": 1,
+            "grace_s": 0,
+            "watchdog_s": 1,
+            "flights": 0,
+        }
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and not value >= smallest:
@@ -83,6 +94,8 @@ def train_group(
         loop = GroupLoop(
             experiment, prepared, dataset, mesh, writer, observers, checkpoints, notice
         )
+        if upkeep.flights:
+            loop.flight = FlightRecorder(len(experiment.lanes), entry, checkpoints)
         if checkpoint is not None:
             loop.restore(checkpoint)
         loop.run(on_progress)

@@ -10,10 +10,24 @@ from matplotlib.figure import Figure
 
 from ici.analysis.records import short
 from ici.analysis.shifts import reference_shift, shared_sites
-from ici.report.style import new_figure
-from ici.store.results import Results
+from ici.report.style import new_figure, save
+from ici.store.places import Place
+from ici.store.replays import REPLAY_FIGURE, recorded_replays
+from ici.store.results import Results, open_results
 
 _MAX_LABELS = 24
+
+
+def draw_replays(folder: Place) -> list[Place]:
+    """Figures of the replays in the record at `folder` that have none yet; returns the pictures."""
+    drawn = []
+    for path, _ in recorded_replays(folder):
+        if (path / REPLAY_FIGURE).exists():
+            continue
+        (path / REPLAY_FIGURE).parent.mkdir(parents=True, exist_ok=True)
+        save(draw_replay(open_results(path)), (path / REPLAY_FIGURE).parent, "replay")
+        drawn.append(path / REPLAY_FIGURE)
+    return drawn
 
 
 def draw_replay(results: Results) -> Figure:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ici.analysis.records import Records, describe_setting, select, settings, short
-from ici.analysis.spikes import PRESETS, SpikeRule
 from ici.analysis.summary import summarise
+from ici.measure.spikes import PRESETS, SpikeRule
 
 WIDTH = 120
 

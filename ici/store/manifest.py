@@ -34,6 +34,8 @@ class GroupEntry:
         included and compilation not; None before two chunks of steps are done.
       saved_step: the newest step whose checkpoint is known to be on disk; None before the first.
       state_digest: SHA-256 over the final state of all runs; None before the end.
+      onsets: of the first spikes and divergences: lane, step, which of the two, and the step of the
+        checkpoint that is kept for it, None where that is step 0.
     """
 
     norm: str
@@ -43,6 +45,7 @@ class GroupEntry:
     run_step_s: float | None = None
     saved_step: int | None = None
     state_digest: str | None = None
+    onsets: list[Any] = field(default_factory=list)
 
     def write(self, folder: Place, name: str) -> None:
         """Replaces the entry of group `name` in the record at `folder` in one step."""

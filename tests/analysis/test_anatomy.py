@@ -15,7 +15,7 @@ from ici.analysis.anatomy import (
     spikes_of,
     study_of,
 )
-from ici.analysis.spikes import SpikeRule, spike_rule
+from ici.measure.spikes import SpikeRule, spike_rule
 
 RULE = spike_rule(None, window=16, k=6.0)
 STEPS, EVERY = 240, 10

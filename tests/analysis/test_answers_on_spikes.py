@@ -12,7 +12,7 @@ from told import RULE, learned, one, said
 from ici.analysis.answers import answers
 from ici.analysis.digest import digest
 from ici.analysis.gradients import GRADIENT_NORM
-from ici.analysis.spikes import PRESETS, spike_rule
+from ici.measure.spikes import PRESETS, spike_rule
 
 # Where do losses spike?
 

@@ -20,7 +20,7 @@ from ici.analysis.live import (
     seconds_left,
 )
 from ici.analysis.records import Target
-from ici.analysis.spikes import events, spike_rule
+from ici.measure.spikes import events, spike_rule
 from ici.store.following import GroupLabels
 
 LABELS = GroupLabels({"lr": (0.01, 0.1), "weight_decay": (0.0,), "seed": (0, 1, 2)}, ("head",), {})

@@ -13,9 +13,9 @@ from ici.analysis.outcomes import (
     run_divergence_cause,
     run_outcome,
 )
-from ici.analysis.spikes import spike_rule
 from ici.analysis.summary import run_table
 from ici.errors import InputError
+from ici.measure.spikes import spike_rule
 
 NONE, NOT_FINITE, RATIO, GRADIENT = CAUSES
 INF, NAN = np.inf, np.nan

@@ -17,10 +17,10 @@ from ici.analysis.answers import answers
 from ici.analysis.digest import Digest, digest
 from ici.analysis.parts import common_sites, gathered, groups_of, in_memory, lined_up, parts
 from ici.analysis.records import NODES, select
-from ici.analysis.spikes import spike_rule
 from ici.analysis.summary import joined, run_table, summarise, whole_table
 from ici.data import Arrays
 from ici.errors import InputError
+from ici.measure.spikes import spike_rule
 
 RULE = spike_rule(None, window=4, k=2.0)
 

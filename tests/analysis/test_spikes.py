@@ -6,7 +6,8 @@ import statistics
 import numpy as np
 import pytest
 
-from ici.analysis.spikes import (
+from ici.errors import InputError
+from ici.measure.spikes import (
     PRESETS,
     SpikeRule,
     find_spikes,
@@ -14,7 +15,6 @@ from ici.analysis.spikes import (
     spike_rule,
     spike_score,
 )
-from ici.errors import InputError
 
 CALM = [1.0, 3.0, 1.0, 3.0]  # mean 2, standard deviation 1
 RULE = {"preset": None, "window": 4, "k": 3.0}
@@ -116,7 +116,7 @@ def test_long_series_are_cut_into_blocks_without_seams(monkeypatch: pytest.Monke
     series = np.random.default_rng(1).standard_t(2, size=(2, 300))
     rule = spike_rule(None, window=16, k=3.0)
     whole = spike_mask(series, rule)
-    monkeypatch.setattr("ici.analysis.spikes._BLOCK_VALUES", 100)
+    monkeypatch.setattr("ici.measure.spikes._BLOCK_VALUES", 100)
     np.testing.assert_array_equal(spike_mask(series, rule), whole)
 
 

@@ -6,7 +6,6 @@ import xarray as xr
 from fake_records import FakeRecords, blank, diverge
 
 from ici.analysis.records import select, settings, short, still_going, training_loss
-from ici.analysis.spikes import PRESETS, spike_rule
 from ici.analysis.summary import (
     final_loss,
     final_shift,
@@ -16,6 +15,7 @@ from ici.analysis.summary import (
     summarise,
 )
 from ici.errors import InputError
+from ici.measure.spikes import PRESETS, spike_rule
 
 NONE_01 = {"norm": "none", "lr": 0.1}
 

@@ -8,7 +8,7 @@ from fake_records import FakeRecords, blank
 
 from ici.analysis.answers import answers
 from ici.analysis.digest import digest
-from ici.analysis.spikes import SpikeRule, spike_rule
+from ici.measure.spikes import SpikeRule, spike_rule
 
 RULE = spike_rule(None, window=4, k=8.0)
 

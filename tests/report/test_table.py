@@ -8,7 +8,7 @@ import pytest
 from fake_records import FakeRecords, blank, diverge, plausible
 from rich.console import Console
 
-from ici.analysis.spikes import PRESETS, spike_rule
+from ici.measure.spikes import PRESETS, spike_rule
 from ici.report.table import WIDTH, print_summary
 
 NONE_01 = {"norm": "none", "lr": 0.1}

@@ -60,10 +60,18 @@ function tableOf(rows) {
   table.append(head);
   rows.slice(1).forEach((row) => {
     const line = make("tr");
-    row.forEach((value) => line.append(make("td", String(value), /^[−–\-]?[\d.]+(e.?\d+)?$/.test(String(value)) ? { class: "number" } : {})));
+    row.forEach((value) => line.append(value && value.code ? commandCell(value) : make("td", String(value), /^[−–\-]?[\d.]+(e.?\d+)?$/.test(String(value)) ? { class: "number" } : {})));
     table.append(line);
   });
   return table;
+}
+
+// A line for the shell, and where what it makes is there already.
+function commandCell({ code, link }) {
+  const cell = make("td");
+  cell.append(make("code", code));
+  if (link) cell.append(" ", make("a", "recorded", { href: encodeURI(link) }));
+  return cell;
 }
 
 // The data of a drawn figure as rows, whatever its kind.

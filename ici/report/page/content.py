@@ -18,6 +18,14 @@ from ici.analysis.records import describe_setting, short
 from ici.analysis.statistics import kaplan_meier
 from ici.report.captions import captions
 from ici.report.stacked import cell_settings, stacked
+from ici.store.replays import (
+    REPLAY_FIGURE,
+    REPLAYS,
+    recorded_replays,
+    replay_command,
+    replay_of,
+    window_around,
+)
 
 MAX_SPIKES, MAX_MOVERS = 1000, 5
 
@@ -177,8 +185,12 @@ def _spikes(digest: Digest, settings: Sequence[dict[str, Any]]) -> dict[str, Any
         key=lambda s: -abs(s.event.height) / max(abs(s.event.level), 1e-12),
     )
     rows = []
+    steps, replays = int(digest.experiment["steps"]), recorded_replays(digest.path)
     for spike in ordered[:MAX_SPIKES]:
         event = spike.event
+        found = replay_of(replays, spike.run, event.onset)
+        recorded = None if found is None else f"{REPLAYS}/{found.name}/{REPLAY_FIGURE}"
+        window = window_around(event.onset, steps)
         place = [places[tuple((dim, spike.run[dim]) for dim in dims)]]
         place += [labels[dim].index(spike.run[dim]) for dim in ("norm", "lr", "seed")]
         movers = [
@@ -194,6 +206,10 @@ def _spikes(digest: Digest, settings: Sequence[dict[str, Any]]) -> dict[str, Any
                 "level": _rounded(event.level),
                 "height": _rounded(event.height),
                 "movers": movers,
+                "replay": replay_command(digest.path, spike.run, *window),
+                "recorded": None
+                if recorded is None
+                else f"{REPLAYS}/{recorded.name}/{REPLAY_FIGURE}",
             }
         )
     lead = digest.spikes.lead

@@ -141,9 +141,10 @@ function drawSpikes(e) {
 }
 
 function spikeTable(e) {
-  return [["run", "onset", "peak loss", "level before", "steps to recover", "moved first"], ...spikesShown(e).slice(0, 200).map((row) => [
+  return [["run", "onset", "peak loss", "level before", "steps to recover", "moved first", "every step of it"], ...spikesShown(e).slice(0, 200).map((row) => [
     spikeName(e, row), row.onset, digits(row.level + row.height), digits(row.level), row.end === null ? "never" : row.end - row.onset,
-    row.movers.map(([site, step, shift, ratio]) => `${site} (${row.onset - step} steps before, ${digits(shift)} σ, ${digits(ratio)} ×)`).join("; ") || "none"])];
+    row.movers.map(([site, step, shift, ratio]) => `${site} (${row.onset - step} steps before, ${digits(shift)} σ, ${digits(ratio)} ×)`).join("; ") || "none",
+    { code: row.replay, link: row.recorded }])];
 }
 
 function runTable(e) {

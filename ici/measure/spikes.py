@@ -185,7 +185,7 @@ def band(values: NDArray[np.float64], rule: SpikeRule) -> tuple[np.ndarray, np.n
     return mean.reshape(*lead, length), std.reshape(*lead, length)
 
 
-def _outside(
+def outside(
     values: np.ndarray, level: np.ndarray | float, std: np.ndarray | float, rule: SpikeRule
 ) -> np.ndarray:
     """Whether values leave the band around `level`; never where an operand is NaN."""
@@ -200,7 +200,7 @@ def spike_mask(series: ArrayLike, rule: SpikeRule) -> NDArray[np.bool_]:
     A value that is not finite is divergence and no spike; nothing is judged from it on.
     """
     values = _finite_start(series)
-    return _outside(values, *band(values, rule), rule)
+    return outside(values, *band(values, rule), rule)
 
 
 def spike_score(
@@ -231,7 +231,7 @@ def score(series: ArrayLike, rule: SpikeRule) -> SpikeScore:
     """`spike_score` under a given rule."""
     values = _finite_start(series)
     mean, std = band(values, rule)
-    n_spikes = _outside(values, mean, std, rule).sum(axis=-1)
+    n_spikes = outside(values, mean, std, rule).sum(axis=-1)
     n_judged = np.isfinite(mean).sum(axis=-1)
     n_values = np.isfinite(values).sum(axis=-1)
     value = np.where(n_judged > 0, n_spikes / np.maximum(n_values, 1), np.nan)
@@ -267,7 +267,7 @@ def events(series: ArrayLike, rule: SpikeRule) -> list[SpikeEvent]:
     if values.ndim != 1:
         raise InputError(f"the series has shape {values.shape}: wanted one run, shape [steps].")
     mean, std = band(values, rule)
-    onsets = np.flatnonzero(_outside(values, mean, std, rule))
+    onsets = np.flatnonzero(outside(values, mean, std, rule))
     length = int(np.isfinite(values).sum())
     found: list[SpikeEvent] = []
     clear_from = 0
@@ -276,7 +276,7 @@ def events(series: ArrayLike, rule: SpikeRule) -> list[SpikeEvent]:
             continue
         level = float(mean[onset])
         rest = values[onset:length]
-        back = np.flatnonzero(~_outside(rest, level, float(std[onset]), rule))
+        back = np.flatnonzero(~outside(rest, level, float(std[onset]), rule))
         end = onset + int(back[0]) if back.size else None
         clear_from = length if end is None else end
         deviation = rest[: clear_from - onset] - level
