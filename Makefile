@@ -35,17 +35,17 @@ demo-sgd: $(STAMP)  ## the same with plain mini-batch SGD
 	$(BIN)/ici run experiments/movie_mlp.py --optimizer sgd --name movie_mlp_sgd
 
 test: $(STAMP)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) -q
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal -q
 
 # pytest's status 5 says that there was nothing to run.
 slow: $(STAMP)  ## the slow tests
-	@$(BIN)/python -m pytest -m slow -n $(JOBS) -q; status=$$?; \
+	@$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal -q; status=$$?; \
 	  if [ $$status -eq 5 ]; then echo "There are no slow tests."; else exit $$status; fi
 
 tree-mode: $(STAMP)  ## the fast tests of models, adapters and engine in Flax's tree mode
 	$(if $(TREE_MODE_TESTS),,$(error no tests of models, adapters or engine found under tests/))
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false \
-	  $(BIN)/python -m pytest -m "not slow" -n $(JOBS) -q $(TREE_MODE_TESTS)
+	  $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal -q $(TREE_MODE_TESTS)
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
