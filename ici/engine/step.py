@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from ici.adapt import Model, Variables
 from ici.adapt.model import Loss
@@ -73,7 +73,9 @@ def make_train_step(
 
     The state's arrays are donated: use the returned state. On steps 0, every, 2·every, … the
     probed program runs and ``metrics.taps["blocks/3/linear"]`` holds the moments of that layer's
-    input in this very forward pass; on the others a program without any probe runs.
+    input in this very forward pass; on the others a program without any probe runs. A step whose
+    loss or gradient is not finite says so in its metrics and keeps nothing: parameters, statistics
+    and optimizer state stay as they were.
 
     Args:
       model: from `from_nnx` or `from_linen`.
@@ -100,15 +102,22 @@ def make_train_step(
         result = gradients(
             model, objective, variables, batch, chosen, parts=accumulation_steps, count=count
         )
-        updates, opt_state = optimizer.update(result.grads, opt_state, variables.params)
-        params = optax.apply_updates(variables.params, updates)
+        grad_norm = optax.tree.norm(result.grads)
+        before = (variables.params, variables.state, opt_state)
+
+        def updated() -> PyTree:
+            updates, new = optimizer.update(result.grads, opt_state, variables.params)
+            return optax.apply_updates(variables.params, updates), result.state, new
+
+        # One batch without numbers must not poison weights, averages or statistics for good.
+        healthy = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
+        params, state, opt_state = lax.cond(healthy, updated, lambda: before)
         of_blocks: dict[str, Updates] = {}
         if probed and probe is not None and probe.kinds_at("block"):
             blocks = find_blocks(model, variables, batch[0])
             of_blocks = update_statistics(probe, blocks, result.grads, variables.params, params)
-        grad_norm = optax.tree.norm(result.grads)
         metrics = Metrics(result.loss, grad_norm, result.taps, of_blocks)
-        return Variables(params, result.state), opt_state, metrics
+        return Variables(params, state), opt_state, metrics
 
     def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         probed = probe is not None and int(train_state.step) % probe.every == 0

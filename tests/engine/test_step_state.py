@@ -157,3 +157,31 @@ def test_running_averages_and_random_streams_go_on(kind, probe):
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
                 moved.append(bool((np.asarray(got) != np.asarray(old)).any()))
         assert sum(moved) >= 7  # mean and variance of three norms, and the dropout's count
+
+
+class Normed(nnx.Module):
+    """A batch norm, whose running averages one bad batch would poison for good."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.head = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x_BD: jax.Array) -> jax.Array:
+        return self.head(self.norm(x_BD))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_without_numbers_keeps_nothing(bad):
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32))
+    model, optimizer = from_nnx(lambda rngs: Normed(rngs)), optax.adam(1e-2)
+    step = ici.make_train_step(model, optimizer)
+    with_bad = without = ici.init_train_state(model, optimizer, jax.random.key(0), inputs)
+    without = jax.tree.map(jnp.copy, without)
+    for batch in (inputs, inputs.at[3, 2].set(bad), inputs):
+        with_bad, metrics = step(with_bad, (batch, LABELS))
+        assert bool(jnp.isfinite(metrics.loss)) == bool(jnp.isfinite(batch).all())
+        if jnp.isfinite(batch).all():
+            without, _ = step(without, (batch, LABELS))
+    kept, wanted = ((s.params, s.state, s.opt_state) for s in (with_bad, without))
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
