@@ -19,8 +19,8 @@ from ici.analysis.anatomy import Anatomy, Lead, dissect_spikes
 from ici.analysis.answers import sensitivity
 from ici.analysis.digest import Digest
 from ici.analysis.records import training_loss
-from ici.measure.spikes import spike_score
 from ici.data import MovieReviews
+from ici.measure.spikes import spike_score
 
 EXPERIMENT = ici.Experiment(
     name="benchmark_spikes",

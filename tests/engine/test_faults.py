@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +234,14 @@ def test_one_lane_without_numbers_leaves_the_others_alone(whole, tmp_path):
         for name in alone.data_vars:
             beside = of_mixed[name].sel(lr=1e-2).values
             np.testing.assert_array_equal(beside, alone[name].sel(lr=1e-2).values)
+
+
+def test_every_test_that_the_page_of_faults_names_is_there():
+    root = Path(__file__).resolve().parents[2]
+    rows = [r for r in (root / "docs" / "faults.md").read_text().splitlines() if r[:2] == "| "][2:]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (root / file).read_text(), test
