@@ -207,9 +207,7 @@ def _spikes(digest: Digest, settings: Sequence[dict[str, Any]]) -> dict[str, Any
                 "height": _rounded(event.height),
                 "movers": movers,
                 "replay": replay_command(digest.path, spike.run, *window),
-                "recorded": None
-                if recorded is None
-                else f"{REPLAYS}/{recorded.name}/{REPLAY_FIGURE}",
+                "recorded": recorded,
             }
         )
     lead = digest.spikes.lead
