@@ -17,6 +17,7 @@ from pictured import words
 from ici.analysis.digest import digest
 from ici.report import figures, spike_anatomy
 from ici.report.figures import draw_all
+from ici.report.page.content import content
 from ici.report.spike_anatomy import MAX_SHOWN, draw_spike_anatomy
 
 ONSET = 300
@@ -176,3 +177,15 @@ def test_of_many_settings_some_are_drawn(tmp_path: Path, saved: dict[str, Figure
     assert len(shown) == figures.MAX_SETTINGS
     assert {"loss_curves_depth=1", f"loss_curves_depth={n}"} <= set(shown)
     assert len(saved["phase"].axes[0].get_yticklabels()) == n
+
+
+def test_the_page_links_the_replay_of_a_spike(monkeypatch):
+    about = {"run": SPIKY | {"depth": 2}, "from_step": 290, "to_step": ONSET + 1}
+    replays = [(Path("runs/fake/replays/of it"), about)]
+    monkeypatch.setattr("ici.report.page.content.recorded_replays", lambda folder: replays)
+    (row,) = content(digest(spiky()))["spikes"]["rows"]
+    assert row["recorded"] == "replays/of it/figures/replay.png"
+    assert row["replay"].endswith(f"--from {ONSET - 32} --to {ONSET + 16} --measure all")
+    about["to_step"] = ONSET
+    (row,) = content(digest(spiky()))["spikes"]["rows"]
+    assert row["recorded"] is None
