@@ -167,7 +167,7 @@ def test_a_full_disk_at_a_save_is_told_and_what_was_saved_serves(whole, tmp_path
         return real(self, step, *args, **kwargs)
 
     monkeypatch.setattr(CheckpointManager, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ici.InputError, match="No space left.*free"):
         ici.run(experiment(), out, checkpoint_every_s=0)
     assert Manifest.read(out).status == "failed"
     monkeypatch.undo()
