@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from ici.config import Experiment
+from ici.engine.distributed.parcel import EXPERIMENT_MODULE
 from ici.errors import InputError
 
 
@@ -20,7 +21,7 @@ def load_experiment(path: str, scale: str | None = None) -> Experiment:
     file = Path(path).resolve()  # as Python names it in tracebacks
     if not file.is_file():
         raise InputError(f"no file {path}: wanted a Python file that defines `experiment`.")
-    spec = importlib.util.spec_from_file_location(f"ici_experiment_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"{EXPERIMENT_MODULE}{file.stem}", file)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not Python: wanted a .py file that defines `experiment`.")
     module = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ import difflib
 import io
 import itertools
 import re
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 from rich.text import Text
@@ -44,6 +44,9 @@ class RunOptions:
       processes: how many they are.
       process: the number of this one, from 0.
       watchdog_s: how long one of them may go unheard before the others leave, with status 75.
+      on: ray sends the groups to the tasks of a Ray cluster; without it they are trained here.
+      ray_address: HOST:PORT of the cluster, or auto for the one that runs on this machine; default
+        is RAY_ADDRESS, or a local one for as long as the run lasts.
       flight_recorder: around how many onsets of spikes and divergences every step is recorded in
         full at the end, as far as that takes 5 % of the time; 0 is none.
       figures: draw the figures at the end.
@@ -64,6 +67,8 @@ class RunOptions:
     processes: int | None = None
     process: int | None = None
     watchdog_s: float = WATCHDOG_S
+    on: Literal["ray"] | None = None
+    ray_address: str | None = None
     flight_recorder: int = WINDOWS
     figures: bool = True
     scale: str | None = None
@@ -77,6 +82,13 @@ class RunOptions:
             raise InputError(
                 "--processes and --process want --coordinator, where they meet: HOST:PORT or auto."
             )
+        if self.on is not None and self.coordinator is not None:
+            raise InputError(
+                "--on ray and --coordinator are both set: wanted one; tasks of a cluster are one "
+                "process each."
+            )
+        if self.on is None and self.ray_address is not None:
+            raise InputError("--ray-address wants --on ray beside it.")
         names = ("resume", "restart", "overwrite", "fork")
         chosen = [f"--{name}" for name in names if getattr(self, name)]
         if len(chosen) > 1:

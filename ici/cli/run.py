@@ -6,6 +6,7 @@ import functools
 import time
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from ici.cli.files import load_experiment, taken_scale
@@ -30,6 +31,9 @@ def run_command(arguments: list[str]) -> int:
     file, *rest = arguments
     experiment = load_experiment(file, taken_scale(rest))
     experiment, options = override(experiment, rest, f"ici run {file}")
+    if options.on is not None:
+        # The accelerators of this machine are for the tasks.
+        jax.config.update("jax_platforms", "cpu")
     if options.coordinator is not None:
         join(Together(options.coordinator, options.processes, options.process))
     out = place(options.out or f"runs/{experiment.name}")
@@ -57,6 +61,8 @@ def run_command(arguments: list[str]) -> int:
             watchdog_s=options.watchdog_s,
             flight_recorder=options.flight_recorder,
             command=[str(Path(file).absolute()), *rest],
+            on=options.on,
+            ray_address=options.ray_address,
             on_progress=progress.update,
             sinks=sinks,
         )

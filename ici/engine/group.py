@@ -177,7 +177,7 @@ def prepare(experiment: Experiment, group: Group, dataset: Dataset) -> PreparedG
             **{name: getattr(experiment, name) for name in _SHARED},
         )
         layout = _layout(experiment, program, dataset)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         shape = (experiment.batch_size, *dataset.train.example_shape)

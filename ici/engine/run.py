@@ -7,27 +7,30 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ici.config import Experiment
+from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import KEEP
+from ici.engine.distributed.cluster import connected, is_local
+from ici.engine.distributed.driver import train_on_cluster
+from ici.engine.explained import explained
 from ici.engine.flight_windows import WINDOWS, record_flights
-from ici.engine.group import prepare
-from ici.engine.memory import is_out_of_memory, out_of_memory
+from ici.engine.group import PreparedGroup, prepare
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.engine.opening import as_first_sees, begin, check_data, check_shared, existing, load, mark
 from ici.engine.progress import Progress
-from ici.engine.signals import GRACE_S, noticed
+from ici.engine.signals import GRACE_S, Notice, noticed
 from ici.engine.training import Upkeep, train_group
 from ici.engine.watchdog import WATCHDOG_S, watched
-from ici.errors import Preempted
+from ici.errors import InputError, Preempted
 from ici.sinks import Sink
-from ici.sinks.background import following
+from ici.sinks.background import Background, following
 from ici.store.lock import sole_writer
 from ici.store.manifest import COMPLETE, Manifest
 from ici.store.places import Place, place
 from ici.store.results import Results, open_results
-from ici.store.unwritable import is_unwritable, unwritable
 from ici.store.writer import check_space
 
 
@@ -46,6 +49,8 @@ def run(
     watchdog_s: float = WATCHDOG_S,
     flight_recorder: int = WINDOWS,
     command: Sequence[str] | None = None,
+    on: str | None = None,
+    ray_address: str | None = None,
 ) -> Results:
     """Trains every run of `experiment` and records it in the folder `out`.
 
@@ -70,6 +75,10 @@ def run(
       flight_recorder: around how many onsets of spikes and divergences every step is recorded
         in full when all runs have ended, as far as that takes 5 % of their time; 0 is none.
       command: words of the command line, kept for `ici replay`.
+      on: "ray" sends the groups, which have a norm and a depth each, to the tasks of a Ray cluster;
+        None trains here.
+      ray_address: HOST:PORT of the cluster, or "auto" for the one that runs on this machine; None
+        is that of ``RAY_ADDRESS``, or a local one for as long as the run lasts.
 
     Raises:
       InputError: anything that cannot be, told before the first step and before anything is
@@ -79,6 +88,15 @@ def run(
       UnwritableError: the disk is full or the folder read-only; what was saved before serves.
       Preempted: SIGTERM or Ctrl-C came; all is saved, and the same call goes on.
     """
+    if on not in (None, "ray"):
+        raise InputError(f"on is {on!r}: wanted 'ray', or None to train here.")
+    if on is None and ray_address is not None:
+        raise InputError(f"ray_address is {ray_address!r} without on: wanted on 'ray' with it.")
+    if on is not None and hosts.n_processes() > 1:
+        raise InputError(
+            "on is 'ray' in one of several processes: wanted one process that sends tasks to a "
+            "cluster, or several without it."
+        )
     upkeep = Upkeep(checkpoint_every_s, keep_checkpoints, grace_s, watchdog_s, flight_recorder)
     folder = place(out)
     held: list[Manifest] = []
@@ -95,8 +113,10 @@ def run(
         old = as_first_sees(lambda: existing(folder, experiment, resume, restart, overwrite))
         if old is not None and old.status in COMPLETE:
             return open_results(folder)
+        # Its processes are forks of this one, best before JAX has threads.
+        ray = stack.enter_context(connected(ray_address)) if on else None
         claim_cpu_devices()
-        mesh = make_mesh(experiment.devices, experiment.data_parallel)
+        mesh = None if on else make_mesh(experiment.devices, experiment.data_parallel)
         dataset = load(experiment)
         check_data(folder, dataset, old)
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
@@ -113,43 +133,66 @@ def run(
             try:
                 for observer in observers:
                     observer.begin()
-                for prepared in groups:
-                    group = prepared.group
-                    known = manifest.groups.get(group.name)
-                    if known is not None and known.done:
-                        continue
-                    if notice.requested:
-                        raise Preempted("told to stop between two groups")
-                    train_group(
-                        experiment,
-                        prepared,
-                        dataset,
-                        mesh,
-                        folder,
-                        manifest,
-                        upkeep,
-                        observers,
-                        notice,
-                        on_progress or (lambda progress: None),
-                    )
+                groups = [each for each in groups if not _is_done(manifest, each)]
+                arguments = (manifest, upkeep, observers, notice)
+                tell = on_progress or (lambda progress: None)
+                if mesh is None:
+                    grows = not is_local(ray_address)
+                    train_on_cluster(ray, experiment, groups, folder, *arguments, tell, grows)
+                else:
+                    _train_here(experiment, groups, dataset, mesh, folder, *arguments, tell)
             except Preempted:
                 mark(manifest, folder, "preempted")
                 raise
             except BaseException as error:
-                full = is_unwritable(error)
+                told = explained(error, experiment, folder)
                 # On a full disk this fails as well, and what failed first is what matters.
                 with contextlib.suppress(OSError):
                     mark(manifest, folder, "failed", f"{type(error).__name__}: {error}")
-                if full:
-                    raise unwritable(folder, error) from error
-                if is_out_of_memory(error):
-                    raise out_of_memory(experiment, error) from error
+                if told is not None:
+                    raise told from error
                 raise
             diverged = hosts.first_says(lambda: _all_diverged(folder, manifest))
             mark(manifest, folder, "diverged" if diverged else "done")
             took_s = time.perf_counter() - began
-            record_flights(experiment, folder, manifest, upkeep.flights, took_s)
+            if on is None:  # tasks of a cluster have recorded their own
+                record_flights(experiment, folder, manifest, upkeep.flights, took_s)
     return open_results(folder)
+
+
+def _is_done(manifest: Manifest, prepared: PreparedGroup) -> bool:
+    entry = manifest.groups.get(prepared.group.name)
+    return entry is not None and entry.done
+
+
+def _train_here(
+    experiment: Experiment,
+    groups: Sequence[PreparedGroup],
+    dataset: Dataset,
+    mesh: Mesh,
+    folder: Place,
+    manifest: Manifest,
+    upkeep: Upkeep,
+    observers: Sequence[Background],
+    notice: Notice,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """One group after another on the devices of `mesh`."""
+    for prepared in groups:
+        if notice.requested:
+            raise Preempted("told to stop between two groups")
+        train_group(
+            experiment,
+            prepared,
+            dataset,
+            mesh,
+            folder,
+            manifest,
+            upkeep,
+            observers,
+            notice,
+            on_progress,
+        )
 
 
 def _all_diverged(folder: Place, manifest: Manifest) -> bool:

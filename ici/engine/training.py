@@ -17,15 +17,20 @@ from ici.engine.flight_recorder import FlightRecorder
 from ici.engine.flight_windows import WINDOWS
 from ici.engine.group import PreparedGroup
 from ici.engine.loop import GroupLoop
+from ici.engine.opening import as_first_sees
 from ici.engine.progress import Progress
 from ici.engine.signals import GRACE_S, Notice
 from ici.engine.watchdog import WATCHDOG_S
 from ici.errors import InputError
 from ici.sinks.background import Background
+from ici.store.lock import sole_writer_of_group
 from ici.store.manifest import GroupEntry, Manifest
 from ici.store.places import Place, checkpoint_folder, has_checkpoints
 from ici.store.silent import SilentWriter
 from ici.store.writer import GroupWriter
+
+# What is left of a cluster whose driver was killed ends in seconds.
+ORPHANS_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,31 @@ def train_group(
     observers: Sequence[Background],
     notice: Notice,
     on_progress: Callable[[Progress], None],
+    sent: bool = False,
 ) -> None:
     """Trains a group that is not done, and records it in `folder`, whose lock the caller holds.
 
-    Of several processes all call this, and the first one writes.
+    Of several processes all call this, and the first one writes. `sent` says that this is a task
+    of a cluster, whose driver holds the lock.
 
     Raises:
       InputError: its checkpoints are all damaged, or gone.
       Preempted: `notice` came; all is saved.
     """
     group = prepared.group
-    with _checkpoints(folder, group.name, upkeep) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        taken = False
+        if hosts.is_first():
+            taken = stack.enter_context(sole_writer_of_group(folder, group.name, sent, ORPHANS_S))
+        if hosts.any_of(taken)[0]:
+            now = as_first_sees(lambda: Manifest.read(folder))
+            assert now is not None
+            manifest.groups = now.groups
         entry = manifest.groups.get(group.name)
         entry = entry or GroupEntry(group.norm, group.depth, {})
+        if entry.done:
+            return
+        checkpoints = stack.enter_context(_checkpoints(folder, group.name, upkeep))
         checkpoint = _cut_to(entry, checkpoints)
         writer: Any
         if hosts.is_first():

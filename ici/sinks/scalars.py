@@ -61,15 +61,14 @@ class Scalars:
     def __init__(self, about: About):
         self.about = about
         self.bin_steps = -(-about.steps // POINTS_PER_RUN)
-        # Of the present group only: groups are trained one after another.
         self.group: tuple[str, int] | None = None
-        self.initial: dict[str, np.ndarray] | None = None
+        # By group: those of a cluster are trained side by side.
+        self.initial: dict[tuple[str, int] | None, dict[str, np.ndarray]] = {}
         self.n_diverged: dict[str, int] = {}
 
     def of(self, rows: Rows) -> Iterator[Scalar]:
         """The scalars of `rows`, step by step."""
-        if (rows.norm, rows.depth) != self.group:
-            self.group, self.initial, self.n_diverged = (rows.norm, rows.depth), None, {}
+        self.group = rows.norm, rows.depth
         if rows.node == "runs":
             yield from self._divergences(rows)
         elif rows.node == "reference":
@@ -107,11 +106,11 @@ class Scalars:
 
     def _shifts(self, rows: Rows) -> Iterator[Scalar]:
         if rows.steps[0] == 0:
-            self.initial = rows.values
+            self.initial[self.group] = rows.values
         # Without the first measurement (dropped, or a probe without moments) there is no shift.
-        if self.initial is None or not {"mean", "std"} <= set(rows.values):
+        a, b = self.initial.get(self.group), rows.values
+        if a is None or not {"mean", "std"} <= set(b):
             return
-        a, b = self.initial, rows.values
         shift_LRS = mean_shift_on_host(a["mean"], a["std"], b["mean"], b["std"])
         over_sites = {
             "shift/deepest": shift_LRS[..., -1],
