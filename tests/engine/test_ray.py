@@ -16,6 +16,7 @@ import numpy as np
 import on_ray
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 import ici
 from ici.engine.distributed import driver
@@ -24,7 +25,6 @@ from ici.store.manifest import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 FILE = Path(on_ray.__file__)
-N_CORES = 2
 
 
 def digests(folder) -> dict[str, str | None]:
@@ -46,13 +46,19 @@ def fault(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(fault):
+    """Two nodes of one core each; the second one may be taken away."""
     with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings():
         monkeypatch.setenv(on_ray.FAULT, str(fault))
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         warnings.simplefilter("ignore")
-        ray.init("local", num_cpus=N_CORES, include_dashboard=False, log_to_driver=False)
-        yield
+        head = {"num_cpus": 1, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(num_cpus=1)
+        ray.init(made.address, log_to_driver=False)
+        yield made
         ray.shutdown()
+        made.shutdown()
 
 
 @pytest.fixture
@@ -91,26 +97,30 @@ def tasks() -> list[int]:
     return found
 
 
-def test_tasks_that_are_killed_end_as_they_would_have_here(cluster, here, tmp_path, warned):
+def test_tasks_and_nodes_that_are_lost_end_as_they_would_have_here(cluster, here, tmp_path, warned):
     killed, progress, sink = [], [], Kept()
+    (node,) = cluster.worker_nodes
 
-    def kill_once(seen):
+    def kill(seen):
         progress.append(seen)
         if not killed and seen.step >= 40:
             killed.extend(tasks())
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
+        if node in cluster.worker_nodes and seen.step >= 120:
+            cluster.remove_node(node, allow_graceful=False)
 
     out = tmp_path / "a b" / "out"
     results = ici.run(
         on_ray.experiment,
         out,
         on="ray",
-        on_progress=kill_once,
+        on_progress=kill,
         checkpoint_every_s=0,
         sinks=[sink],
     )
     assert killed and "its process died" in warned()
+    assert "its node is gone" in warned()
     assert digests(out) == digests(here)
     for node in ("train", "probe", "reference", "evaluation", "runs"):
         mine, theirs = getattr(results, node), getattr(ici.open(here), node)
@@ -121,6 +131,7 @@ def test_tasks_that_are_killed_end_as_they_would_have_here(cluster, here, tmp_pa
     assert any("shift/deepest" in values for seen in sink.seen.values() for _, values in seen)
     assert results.manifest.status == "done"
     assert results.manifest.environment["devices"] == 1  # two cores for two groups
+    cluster.add_node(num_cpus=1)
 
 
 def test_groups_that_cannot_be_trained_leave_the_others_alone(
@@ -167,7 +178,7 @@ def test_a_hook_that_raises_stops_all_behind_a_save(cluster, here, tmp_path):
 
 def test_devices_that_no_node_has(cluster, tmp_path, monkeypatch):
     many = dataclasses.replace(on_ray.experiment, devices=64)
-    with pytest.raises(ici.InputError, match="64 CPUs and the largest node has 2"):
+    with pytest.raises(ici.InputError, match="64 CPUs and the largest node has 1"):
         ici.run(many, tmp_path, on="ray", ray_address="local")
 
 

@@ -95,17 +95,37 @@ def connected(address: str | None) -> Iterator[Any]:
         text = str(error).strip().splitlines()
         raise InputError(
             f"no Ray cluster at {where} ({text[0][:200] if text else type(error).__name__}): "
-            "wanted the HOST:PORT that `ray start --head` printed, or no --ray-address for one "
-            "of this machine."
+            "wanted the HOST:PORT that `ray start --head` printed, with RAY_AUTH_MODE=token where "
+            "that cluster has a token, or no --ray-address for one of this machine."
         ) from error
     finally:
         with contextlib.suppress(ValueError):  # not the main thread, which alone has handlers
             for number, handler in handlers.items():
                 signal.signal(number, handler or signal.SIG_DFL)
     try:
-        yield ray
+        with _quiet(ray):
+            yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """Without the pages of logs that Ray prints for each process or node that is lost.
+
+    The driver says it in a line. Ray has no setting for this: where its insides change, they are
+    printed again.
+    """
+    worker = getattr(ray._private, "worker", None)
+    usual = getattr(worker, "print_to_stdstream", None)
+    if usual is None:
+        yield
+        return
+    vars(worker)["print_to_stdstream"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        vars(worker)["print_to_stdstream"] = usual
 
 
 def nodes(ray: Any) -> list[Mapping[str, float]]:

@@ -78,7 +78,12 @@ class Driver:
         )
         self.lacking = check_claim(of_nodes, self.claim, may_grow)
         self.parcel = ray.put(packed(experiment))
-        self.board: Any = ray.remote(num_cpus=0)(Board).remote()
+        # Where the driver is: what ends one ends the other.
+        beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        board = ray.remote(num_cpus=0, scheduling_strategy=beside)(Board)
+        self.board: Any = board.remote()
         self.task = ray.remote(max_calls=1, max_retries=0, **self.claim.options)(work)
         self.running: dict[Any, _Attempt] = {}
         self.n_sent = 0
