@@ -1,4 +1,4 @@
-"""A run in a process of its own, which begins with nothing compiled: ``python cached.py FOLDER``."""
+"""A run in a process of its own, with nothing compiled: ``python cached.py FOLDER``."""
 
 from __future__ import annotations
 
