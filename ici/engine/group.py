@@ -12,7 +12,7 @@ import numpy as np
 from ici.adapt import Model, Variables, from_nnx
 from ici.config import Experiment, Group
 from ici.data import Dataset, Split, StreamedSplit
-from ici.data.dataset import SEPARATOR
+from ici.data.dataset import IGNORED, SEPARATOR
 from ici.dissect.blocks import find_blocks, update_statistics
 from ici.dissect.measurements import LANDSCAPE_MULTIPLES, measurement
 from ici.engine.examples import Arrays
@@ -110,11 +110,14 @@ def reference_inputs(experiment: Experiment, dataset: Dataset) -> np.ndarray:
 
 def evaluation_data(experiment: Experiment, dataset: Dataset) -> tuple[Arrays, np.ndarray]:
     """What is evaluated, in batches: of many small examples, or of as many as in training."""
-    split, size = dataset.validation, experiment.eval_size
-    if size is not None:
-        split = Split(split.inputs[:size], split.labels[:size])
+    split = _evaluated(experiment, dataset)
     is_small = dataset.task != "language_model" and dataset.input_kind != "images"
     return evaluation_batches(split, EVAL_BATCH if is_small else experiment.batch_size)
+
+
+def _evaluated(experiment: Experiment, dataset: Dataset) -> Split:
+    split, size = dataset.validation, experiment.eval_size
+    return split if size is None else Split(split.inputs[:size], split.labels[:size])
 
 
 def evaluation_batches(split: Split, batch_size: int = EVAL_BATCH) -> tuple[Arrays, np.ndarray]:
@@ -134,8 +137,15 @@ def _check_data(experiment: Experiment, group: Group, dataset: Dataset) -> None:
     if experiment.batch_size > n_train:
         raise InputError(
             f"batch_size is {experiment.batch_size} and {dataset.name} has {n_train} training "
-            "examples: wanted a batch no larger than the data."
+            "examples: wanted a batch no larger than the data; lower batch_size, or give more."
         )
+    if dataset.task == "language_model":
+        evaluated = _evaluated(experiment, dataset).labels
+        if not (evaluated > IGNORED).any():
+            raise InputError(
+                f"all labels of the {len(evaluated)} validation examples of {dataset.name} that "
+                f"are evaluated are {IGNORED}: wanted one that counts; mend them, or eval_size."
+            )
     if "moments" not in experiment.probe.kinds:
         raise InputError(
             f"probe stats is {experiment.probe.stats}: the record's shifts want 'moments' too."

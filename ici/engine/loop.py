@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ class GroupLoop:
         self.stopped_at = np.full(self.n_lanes, np.inf)
         self.started = time.perf_counter()
         self.chunk_read_at: float | None = None
-        self.run_steps_s: list[float] = []
+        self.run_steps_s: deque[float] = deque(maxlen=999)
         self.feed = Feed(experiment, dataset, mesh)
         self.fleet = Fleet(
             prepared.program,
@@ -225,8 +226,7 @@ class GroupLoop:
         return np.isnan(self.diverged_at) & np.isinf(self.stopped_at)
 
     def _dispatch(self, step: int, n_steps: int, batches: Any = None) -> _Pending:
-        experiment, fleet = self.experiment, self.fleet
-        steps = experiment.steps
+        experiment, fleet, steps = self.experiment, self.fleet, self.experiment.steps
         reference = evaluation = trained = diverged_at = None
         if step in measured_at(experiment.reference_every, steps):
             reference = fleet.reference()

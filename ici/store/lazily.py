@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ici.errors import InputError
+from ici.store.missing import Committed
 
 
 @contextlib.contextmanager
@@ -31,7 +32,9 @@ def damage_named(where: str) -> Iterator[None]:
         ) from error
 
 
-def labelled(dataset: xr.Dataset, where: str, **labels: Any) -> xr.Dataset:
+def labelled(
+    dataset: xr.Dataset, where: str, committed: Mapping[str, Committed], **labels: Any
+) -> xr.Dataset:
     """`dataset` with a leading dimension of length one for every label, still unread.
 
     `xarray.Dataset.expand_dims` gives the same labels, and reads every array whole.
@@ -39,12 +42,20 @@ def labelled(dataset: xr.Dataset, where: str, **labels: Any) -> xr.Dataset:
     Args:
       dataset: as `xarray.open_zarr` gives it without chunks.
       where: what it is called in errors.
+      committed: of its variables, by name, what must be there to be read, as far as it is known.
       **labels: names of the new dimensions, outermost first, and their one value.
     """
     variables = {
         name: xr.Variable(
             (*labels, *variable.dims),
-            indexing.LazilyIndexedArray(_Led(variable.variable, len(labels), f"{where}/{name}")),
+            indexing.LazilyIndexedArray(
+                _Led(
+                    variable.variable,
+                    len(labels),
+                    f"{where}/{name}",
+                    committed.get(str(name)),
+                )
+            ),
             variable.attrs,
             variable.encoding,
         )
@@ -57,8 +68,11 @@ def labelled(dataset: xr.Dataset, where: str, **labels: Any) -> xr.Dataset:
 class _Led(BackendArray):
     """A variable behind `n_leading` axes of length one, read where it is indexed."""
 
-    def __init__(self, variable: xr.Variable, n_leading: int, where: str):
+    def __init__(
+        self, variable: xr.Variable, n_leading: int, where: str, committed: Committed | None
+    ):
         self.where = where
+        self.committed = committed
         self.variable = variable
         self.n_leading = n_leading
         self.shape = (1,) * n_leading + variable.shape
@@ -72,6 +86,8 @@ class _Led(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         leading, own = key[: self.n_leading], key[self.n_leading :]
         with damage_named(self.where):
+            if self.committed is not None:
+                self.committed.check(own, self.variable.shape)
             values = np.asarray(self.variable[own].values)
         for each in reversed(leading):
             values = values[np.newaxis][each]

@@ -28,7 +28,9 @@ class GroupEntry:
     Attributes:
       norm: of the group.
       depth: of the group.
-      rows: committed rows per node.
+      rows: committed rows per node, also those that no run lived to fill.
+      written: rows of every array ("node/name") that have their chunks, without a gap from the
+        first on; none of arrays that an earlier version has begun, which left out empty chunks.
       done: whether every run of the group has ended.
       run_step_s: what one step of one run took, its share of the fleet's time, measurements
         included and compilation not; None before two chunks of steps are done.
@@ -46,6 +48,7 @@ class GroupEntry:
     saved_step: int | None = None
     state_digest: str | None = None
     onsets: list[Any] = field(default_factory=list)
+    written: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Place, name: str) -> None:
         """Replaces the entry of group `name` in the record at `folder` in one step."""

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -96,6 +96,14 @@ def remove(folder: Place) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         folder.remove_below()
+
+
+def names_below(folder: Place, names: Collection[str]) -> set[str]:
+    """Those of the names, paths below `folder`, that files have; others may be among them."""
+    if isinstance(folder, RemotePath):
+        # One listing costs less than asking for each.
+        return folder.names_below() if names else set()
+    return {name for name in names if os.path.isfile(f"{folder}/{name}")}
 
 
 def stamp(file: Place) -> tuple[int, ...] | None:

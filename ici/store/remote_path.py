@@ -168,6 +168,11 @@ class RemotePath:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._key, recursive=True)
 
+    def names_below(self) -> set[str]:
+        """Paths of all files below this, from here."""
+        begin = self._key.strip("/") + "/"
+        return {name.strip("/").removeprefix(begin) for name in self._fs.find(self._key)}
+
     def n_bytes(self) -> int:
         """Size of the file."""
         return int(self._fs.size(self._key))

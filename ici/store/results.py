@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import xarray as xr
 from ici.errors import InputError
 from ici.store.lazily import damage_named, labelled
 from ici.store.manifest import COMPLETE, RECORDS, Manifest
+from ici.store.missing import Committed
 from ici.store.places import Place, place, zarr_store
 
 if TYPE_CHECKING:
@@ -143,6 +144,26 @@ class Results:
         # What a run came to is for the analysis to say, which this layer must not import.
         return importlib.import_module("ici.analysis.tables").table(self, what, features)
 
+    def _committed(self, part: xr.Dataset, group: str, node: str) -> dict[str, Committed]:
+        """Of a node's variables, as `xarray.open_zarr` gives them, which chunks must be there."""
+        written = self.manifest.groups[group].written
+        keys = {str(name): f"{node}/{name}" for name in part.data_vars}
+        return {
+            name: Committed(
+                self.path / RECORDS / group / node / name,
+                part[name].encoding["chunks"],
+                part[name].dims.index("step"),
+                written[key],
+                partial(self._written_now, group, key),
+            )
+            for name, key in keys.items()
+            if key in written
+        }
+
+    def _written_now(self, group: str, key: str) -> int:
+        entry = Manifest.read(self.path).groups.get(group)
+        return 0 if entry is None else entry.written.get(key, 0)
+
     def _node(self, node: str) -> xr.Dataset:
         parts = []
         for name, entry in self.manifest.groups.items():
@@ -156,7 +177,8 @@ class Results:
                     chunks=None,
                 )
             part = part.isel(step=slice(0, entry.rows[node]))
-            parts.append(labelled(part, where, norm=entry.norm, depth=entry.depth))
+            committed = self._committed(part, name, node)
+            parts.append(labelled(part, where, committed, norm=entry.norm, depth=entry.depth))
         if len(parts) == 1:
             # Lazy as opened: lining several groups up would read them whole.
             return parts[0].squeeze([dim for dim in OPTIONAL if parts[0].sizes.get(dim) == 1])

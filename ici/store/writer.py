@@ -109,24 +109,43 @@ class GroupWriter:
                 for key, variable in node.variables.items()
             }
         entry.rows = dict.fromkeys(layout.nodes, 0)
+        entry.written = {
+            f"{name}/{key}": 0 for name, node in layout.nodes.items() for key in node.variables
+        }
         entry.done = False
         self.commit()
 
     def _open(self) -> None:
         """Goes on with the record that is there; rows that its entry doesn't count are cut."""
-        path = self.folder / RECORDS / self.name
-        root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3)
-        for node_name, node in self.layout.nodes.items():
-            self.arrays[node_name] = {}
-            for key in node.variables:
-                array = root[f"{node_name}/{key}"]
-                assert isinstance(array, zarr.Array)
-                lead = (slice(None),) * len(self.layout.lane_shape)
-                # Zarr removes chunks that hold nothing but the fill value.
-                array[(*lead, slice(self.entry.rows[node_name], None))] = np.nan
-                self.arrays[node_name][key] = array
-        self.entry.done = False
+        entry, lead = self.entry, (slice(None),) * len(self.layout.lane_shape)
+        for key, n_rows in entry.written.items():
+            entry.written[key] = min(n_rows, entry.rows[key.partition("/")[0]])
+        entry.done = False
+        # Readers are told before chunks go away.
         self.commit()
+        whole, cut = self._opened(empty_chunks=True), self._opened(empty_chunks=False)
+        for node_name, node in self.layout.nodes.items():
+            n_rows = entry.rows[node_name]
+            self.arrays[node_name] = {key: whole[node_name, key] for key in node.variables}
+            for key, array in self.arrays[node_name].items():
+                n_per_chunk = array.chunks[len(lead)]
+                kept = min(-(-n_rows // n_per_chunk) * n_per_chunk, len(node.steps))
+                # The chunk that is cut through stays, whatever is left in it; those behind it go.
+                array[(*lead, slice(n_rows, kept))] = np.nan
+                cut[node_name, key][(*lead, slice(kept, None))] = np.nan
+
+    def _opened(self, empty_chunks: bool) -> dict[tuple[str, str], zarr.Array]:
+        """The arrays by node and name, which write what holds nothing but NaN, or remove it."""
+        path = self.folder / RECORDS / self.name
+        arrays = {}
+        with zarr.config.set({"array.write_empty_chunks": empty_chunks}):
+            root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3)
+            for node_name, node in self.layout.nodes.items():
+                for key in node.variables:
+                    array = root[f"{node_name}/{key}"]
+                    assert isinstance(array, zarr.Array)
+                    arrays[node_name, key] = array
+        return arrays
 
     def _coordinates(self, group: zarr.Group, node: Node) -> None:
         labels: dict[str, Any] = {**self.layout.lane_axes, "step": node.steps}
@@ -157,6 +176,8 @@ class GroupWriter:
             # Zarr's default has no checksum: a flipped bit would read back as a number.
             compressors=(ZstdCodec(level=1), Crc32cCodec()),
             dimension_names=(*self.layout.lane_axes, "step", *variable.dims),
+            # Else a chunk that is gone could not be told from one of runs that had ended.
+            config={"write_empty_chunks": True},
         )
 
     def write(self, node: str, rows: dict[str, np.ndarray], first: int | None = None) -> None:
@@ -169,6 +190,9 @@ class GroupWriter:
             shaped = values.reshape(*self.layout.lane_shape, *values.shape[1:])
             lead = (slice(None),) * len(self.layout.lane_shape)
             self.arrays[node][name][(*lead, slice(first, first + n_rows))] = shaped
+            known = self.entry.written.get(f"{node}/{name}", -1)
+            if 0 <= first <= known:
+                self.entry.written[f"{node}/{name}"] = max(known, first + n_rows)
         self.entry.rows[node] = first + n_rows
 
     def commit(self) -> None:
