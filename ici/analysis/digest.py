@@ -50,7 +50,8 @@ class Digest:
 
     Attributes:
       runs: a `run_table` with ``cause``, ``first_nonfinite``, ``outcome`` and, with a target,
-        ``steps_to_target``, ``examples_to_target``, ``seconds_to_target``; its attributes hold the constants.
+        ``steps_to_target``, ``examples_to_target``, ``seconds_to_target``; its attributes hold the
+        constants.
       curves: training loss ``(run…, step)``: ``mean`` and ``peak`` over bins of ``bin_steps``.
       scores: evaluations ``(run…, step)``.
       shift: reference-batch mean shift ``(cell…, step, site)`` against step 0 (``initial``) and

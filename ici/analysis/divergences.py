@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,10 @@ def divergences(digest: Digest) -> list[str]:
         cells = {tuple(place[i] for i in without_seed) for place in places}
         why = f"loss above {ratio:g} × the first" if cause == CAUSES[2] else cause
         why += f", first non-finite: {tensor}" if tensor else ""
-        steps = [at[place] for place in places]
+        steps = _range([at[place] for place in places], "{:.0f}".format)
         sentences.append(
-            f"{norm}{of_depth}, lr {_range(lrs)}: {len(places)} of "
-            f"{len(cells) * digest.n_seeds} runs: {why}, at step {_range(steps)}."
+            f"{norm}{of_depth}, lr {_range(lrs, short)}: {len(places)} of "
+            f"{len(cells) * digest.n_seeds} runs: {why}, at step {steps}."
         )
     if len(ordered) > MAX_SENTENCES:
         n = len(ordered) - MAX_SENTENCES
@@ -47,6 +48,6 @@ def divergences(digest: Digest) -> list[str]:
     return sentences
 
 
-def _range(values: list[float]) -> str:
-    low, high = (f"{v:.0f}" if v >= 1000 else short(v) for v in (min(values), max(values)))
+def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
+    low, high = text(min(values)), text(max(values))
     return low if low == high else f"{low} to {high}"
