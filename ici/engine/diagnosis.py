@@ -1,13 +1,14 @@
 """Why a run diverged: its refused step, run once more and searched for what was not finite first.
 
 The state of a run that diverged stays what it was before the refused update, and its batch is a
-function of seed and step. So the step can be repeated: forward and backward, by a program of its
-own for one run on one device, which is compiled when the first run of a group has diverged. The
-program that trains knows nothing of it.
+function of seed and step. So the step can be repeated by a program of its own, for one run on one
+device, that is compiled when the first run of a group has diverged: its way forward, and where the
+loss is finite its way back. The program that trains knows nothing of it.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ class Inquest:
         self.entry = entry
         self.is_over = hosts.n_processes() > 1
         self.spent_s = 0.0
-        self._step: Any = None
+        self._programs: dict[bool, Any] = {}
 
     def forget(self, step: int) -> None:
         """Drops what was found behind a step that is trained again."""
@@ -128,28 +129,31 @@ class Inquest:
         if np.isfinite(loss):
             is_high = loss > self.program.divergence_ratio * first_loss
             cause = "loss ratio" if is_high else "gradient not finite"
-        began, is_first = time.perf_counter(), self._step is None
-        found = self._searched(lane, step, params, state, fleet)
-        if not is_first:
+        # Compiling costs more than all else: no way back where the way forward has the answer.
+        backward = bool(np.isfinite(loss))
+        began, is_compiled = time.perf_counter(), backward in self._programs
+        found = self._searched(lane, step, params, state, fleet, backward)
+        if is_compiled:
             self.spent_s += time.perf_counter() - began
             self.is_over = self.spent_s > MAX_S
         return Diagnosis(lane, step, cause, *found)
 
     def _searched(
-        self, lane: int, step: int, params: PyTree, state: PyTree, fleet: Fleet
+        self, lane: int, step: int, params: PyTree, state: PyTree, fleet: Fleet, backward: bool
     ) -> tuple[str | None, str | None, str | None]:
         """`Diagnosis.tensor`, ``at`` and ``before``."""
         seed = self.experiment.lanes[lane].seed
         with Loader(self.dataset.train, self.experiment.batch_size, (seed,), prefetch=0) as loader:
             inputs, labels, ids = (part[0, 0] for part in loader.chunk(step, 1))
-        if self._step is None:
-            look = in_canonical_order(self._look) if fleet.form == "map" else self._look
-            self._step = jax.jit(look)
+        if backward not in self._programs:
+            look = functools.partial(self._look, backward)
+            look = in_canonical_order(look) if fleet.form == "map" else look
+            self._programs[backward] = jax.jit(look)
         data = Arrays(inputs, labels, ids)  # pyright: ignore[reportArgumentType]
         indices = np.arange(len(ids), dtype=np.int32)
         given = (params, state, np.int32(seed), np.int32(step), indices, data)
         given = jax.device_put(given, fleet.mesh.devices.flat[0])
-        loss, grad_norm, taps, flags = jax.device_get(self._step(*given))
+        loss, grad_norm, taps, flags = jax.device_get(self._programs[backward](*given))
         order = [site for site in taps.watched if site.where == "input"]
         before = [
             each for tree in (params, state) for each in _broken(jax.tree.map(_flags, tree), order)
@@ -169,9 +173,17 @@ class Inquest:
         return tensor, at, next(iter(before), None)
 
     def _look(
-        self, params: PyTree, state: PyTree, seed: Array, step: Array, indices: Array, data: Arrays
+        self,
+        backward: bool,
+        params: PyTree,
+        state: PyTree,
+        seed: Array,
+        step: Array,
+        indices: Array,
+        data: Arrays,
     ) -> tuple[Array, Array, Taps | None, PyTree]:
-        """Loss, norm of the gradient, extremes, and where the gradient is not finite."""
+        """Loss, norm of the gradient, extremes, and where the gradient is not finite; of the
+        gradient nothing, and nothing is computed of it, unless `backward`."""
         program = self.program
         result = gradients(
             program.model,
@@ -182,8 +194,9 @@ class Inquest:
             parts=program.accumulation_steps,
             count=counted,
         )
-        flags = jax.tree.map(_flags, result.grads)
-        return result.loss, optax.tree.norm(result.grads), result.taps, flags
+        grads = result.grads if backward else {}
+        flags = jax.tree.map(_flags, grads)
+        return result.loss, jnp.asarray(optax.tree.norm(grads)), result.taps, flags
 
 
 def _any(seen: Extremes) -> bool:
