@@ -32,7 +32,6 @@ from ici.engine.fleet import Fleet
 from ici.engine.gradients import gradients
 from ici.engine.lane import LaneProgram
 from ici.engine.task import counted
-from ici.measure.statistics import Extremes
 from ici.probe import Probe, Site, Taps
 from ici.store.diagnoses import Diagnosis
 from ici.store.manifest import GroupEntry
@@ -43,18 +42,37 @@ MAX_LANES = 64
 MAX_S = 5.0
 
 
+# Half of the time to compile a way back; how fast it then runs once does not matter.
+_IN_HASTE = {"cpu": {"xla_backend_optimization_level": 0}}
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _OfOutput:
-    """Extremes of what the model returns."""
+class _Nonfinite:
+    """Whether any value is not finite: one bit, since most of the cost is to compile it."""
 
-    name: str = "extremes_of_output"
-    where: str = "output"
+    any: Array
 
-    def of(self, x: Array, mask: Array | None = None) -> Extremes:
-        return Extremes.of(x, mask)
+    @classmethod
+    def of(cls, x: Array, mask: Array | None = None) -> _Nonfinite:
+        del mask  # what is not counted may spread all the same
+        return cls(jnp.any(~jnp.isfinite(jax.lax.stop_gradient(x))))
+
+    def merge(self, other: _Nonfinite) -> _Nonfinite:
+        return _Nonfinite(self.any | other.any)
+
+    def labelled(self) -> dict[str, Array]:
+        return {"nonfinite": self.any}
 
 
-_PROBE = Probe(stats=("extremes", _OfOutput()))
+@dataclass(frozen=True)
+class _Nonfinites:
+    name: str
+    where: str
+    of = staticmethod(_Nonfinite.of)
+
+
+_PROBE = Probe(stats=(_Nonfinites("nonfinite", "input"), _Nonfinites("nonfinite_out", "output")))
 
 
 class Inquest:
@@ -148,7 +166,8 @@ class Inquest:
         if backward not in self._programs:
             look = functools.partial(self._look, backward)
             look = in_canonical_order(look) if fleet.form == "map" else look
-            self._programs[backward] = jax.jit(look)
+            options = _IN_HASTE.get(fleet.mesh.devices.flat[0].platform)
+            self._programs[backward] = jax.jit(look, compiler_options=options)
         data = Arrays(inputs, labels, ids)  # pyright: ignore[reportArgumentType]
         indices = np.arange(len(ids), dtype=np.int32)
         given = (params, state, np.int32(seed), np.int32(step), indices, data)
@@ -161,8 +180,8 @@ class Inquest:
         # In the order in which a step computes them.
         suspects = [
             (not np.isfinite(inputs).all(), "inputs", "the batch"),
-            *((_any(seen), "input", site) for site, seen in taps.stat("extremes").items()),
-            *((_any(seen), "output", "the model") for seen in taps.stat(_OfOutput.name).values()),
+            *((seen.any, "input", site) for site, seen in taps.stat("nonfinite").items()),
+            *((seen.any, "output", "the model") for seen in taps.stat("nonfinite_out").values()),
             (not np.isfinite(labels).all(), "targets", "the batch"),
             (not np.isfinite(loss), "loss", "the batch"),
             *((True, "gradient", path) for path in _broken(flags, order[::-1])),
@@ -182,7 +201,7 @@ class Inquest:
         indices: Array,
         data: Arrays,
     ) -> tuple[Array, Array, Taps | None, PyTree]:
-        """Loss, norm of the gradient, extremes, and where the gradient is not finite; of the
+        """Loss, norm of the gradient, and where values and gradient are not finite; of the
         gradient nothing, and nothing is computed of it, unless `backward`."""
         program = self.program
         result = gradients(
@@ -197,10 +216,6 @@ class Inquest:
         grads = result.grads if backward else {}
         flags = jax.tree.map(_flags, grads)
         return result.loss, jnp.asarray(optax.tree.norm(grads)), result.taps, flags
-
-
-def _any(seen: Extremes) -> bool:
-    return bool(np.sum(seen.nonfinite) > 0)
 
 
 def _flags(leaf: Any) -> Any:
