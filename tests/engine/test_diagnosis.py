@@ -179,7 +179,7 @@ class PoisonedConfig(DataConfig):
         return {"data": "poisoned", "of_labels": self.of_labels}
 
 
-@pytest.mark.parametrize("of_labels", [False, True])
+@pytest.mark.parametrize("of_labels", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_the_data_hold_is_named(tmp_path, of_labels):
     config = small(data=PoisonedConfig(of_labels), reference_size=1, accumulation_steps=2)
     results = ici.run(config, tmp_path / "out")
@@ -222,7 +222,9 @@ def test_what_goes_wrong_is_a_warning_and_ends_the_asking(results, tmp_path, mon
     assert set(again.to_dataframe()["first_nonfinite"]) == {""}
 
 
-@pytest.mark.parametrize("limit", [{"MAX_LANES": 2}, {"MAX_S": 0.0}])
+@pytest.mark.parametrize(
+    "limit", [{"MAX_LANES": 2}, pytest.param({"MAX_S": 0.0}, marks=pytest.mark.slow)]
+)
 def test_only_so_many_are_asked(results, tmp_path, monkeypatch, limit):
     for name, value in limit.items():
         monkeypatch.setattr(diagnosis, name, value)
