@@ -151,6 +151,23 @@ def test_a_run_that_goes_on_keeps_what_was_found_before_its_checkpoint(results, 
     assert again.runs.identical(results.runs)
 
 
+def test_a_run_that_begins_again_says_it_once(results, tmp_path, monkeypatch):
+    # As in a place that holds no checkpoints.
+    monkeypatch.setattr("ici.engine.training.has_checkpoints", lambda folder: False)
+    out = tmp_path / "out"
+
+    def stop(progress):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        ici.run(trapped(), out, on_progress=stop)
+    assert diagnoses(open_results(out)) == diagnoses(results)
+    again = ici.run(trapped(), out)
+    assert diagnoses(again) == diagnoses(results)
+    onsets = [entry.manifest.groups[NORM].onsets for entry in (again, results)]
+    assert [each[:3] for each in onsets[0]] == [each[:3] for each in onsets[1]]
+
+
 class Poisoned(FromFile):
     """A file with one example that is no number, which that early step is the first to read."""
 
