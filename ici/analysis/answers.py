@@ -14,6 +14,7 @@ import numpy as np
 
 from ici.analysis.choices import best_lr
 from ici.analysis.digest import Digest
+from ici.analysis.divergences import divergences
 from ici.analysis.records import describe_setting, short
 from ici.analysis.sensitivity import largest_stable_lr, lr_sensitivity
 
@@ -28,7 +29,17 @@ class Answer:
 
 def answers(digest: Digest) -> list[Answer]:
     """The answers of a record, most wanted first; questions it cannot answer are left out."""
-    makers = (_training, _speed, _stability, _sensitivity, _shift, _spikes, _gradients, _trust)
+    makers = (
+        _training,
+        _speed,
+        _stability,
+        divergences,
+        _sensitivity,
+        _shift,
+        _spikes,
+        _gradients,
+        _trust,
+    )
     found = []
     for maker in makers:
         question, *sentences = maker(digest)

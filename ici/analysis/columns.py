@@ -71,6 +71,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "dead_features": Column("features", "of that site, left out for having no spread"),
         "cause": Column("label", "why the run diverged; empty if it did not"),
         "outcome": Column("label", "what became of the run"),
+        "first_nonfinite": Column(
+            "label", "what was not finite first; empty if all was or unknown"
+        ),
     },
     "train": {
         "loss": Column(_LOSS, "training loss before the update"),

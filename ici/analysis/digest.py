@@ -20,7 +20,7 @@ from ici.analysis.convergence import (
     steps_to_target,
 )
 from ici.analysis.gradients import GRADIENT_NORM, gradient_growth, repeated_blocks
-from ici.analysis.outcomes import run_divergence_cause, run_outcome
+from ici.analysis.outcomes import run_divergence_cause, run_first_nonfinite, run_outcome
 from ici.analysis.parts import common_sites, groups_of, not_begun, parts
 from ici.analysis.records import (
     Records,
@@ -49,8 +49,9 @@ class Digest:
     """What a report knows of one experiment. "Cells" are run dimensions without seed.
 
     Attributes:
-      runs: a `run_table` with ``cause``, ``outcome`` and, with a target, ``steps_to_target``,
-        ``examples_to_target``, ``seconds_to_target``; its attributes hold the constants.
+      runs: a `run_table` with ``cause``, ``first_nonfinite``, ``outcome`` and, with a target,
+        ``steps_to_target``, ``examples_to_target``, ``seconds_to_target``; its attributes hold the
+        constants.
       curves: training loss ``(run…, step)``: ``mean`` and ``peak`` over bins of ``bin_steps``.
       scores: evaluations ``(run…, step)``.
       shift: reference-batch mean shift ``(cell…, step, site)`` against step 0 (``initial``) and
@@ -121,7 +122,8 @@ def digest(results: Records, rule: SpikeRule = PRESETS["olmo_core"]) -> Digest:
     for part in parts(results):
         site = sites[-1] if sites and has_moments(part.reference) else None
         table = run_table(_without(part, site), rule, site)
-        pieces["runs"].append(table.assign(cause=run_divergence_cause(part)))
+        why = {"cause": run_divergence_cause(part), "first_nonfinite": run_first_nonfinite(part)}
+        pieces["runs"].append(table.assign(why))
         pieces["curves"].append(binned_loss(part, _n_bins(n_runs)))
         pieces["scores"].append(validation(part, score_variable(part)).to_dataset(name="score"))
         pieces["spikes"] += spikes_of(part, rule)

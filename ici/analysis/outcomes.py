@@ -63,6 +63,16 @@ def run_divergence_cause(results: Records) -> xr.DataArray:
     return at.copy(data=divergence_cause(loss.values, at.values, ratio)).rename("cause")
 
 
+def run_first_nonfinite(results: Records) -> xr.DataArray:
+    """What was not finite first in the step that ended each run, in words ``(run…)``; empty for
+    runs that did not diverge or ended by a loss ratio, and where the record does not say."""
+    at = results.runs["diverged_at"].transpose(*run_dims(results))
+    known = results.runs.get("first_nonfinite")
+    if known is None:
+        return at.copy(data=np.full(at.shape, "", object)).rename("first_nonfinite")
+    return known.transpose(*at.dims).fillna("")
+
+
 def run_outcome(table: xr.Dataset) -> xr.DataArray:
     """One of `OUTCOMES` for every run of a `run_table` ``(run…)``.
 

@@ -234,7 +234,7 @@ def joined(tables: Sequence[xr.Dataset], results: Records) -> xr.Dataset:
         attrs["n_features"] = max(table.attrs["n_features"] for table in tables)
     if len(tables) == 1:
         return tables[0]
-    missing = {"going": True, "no_progress": False, "cause": ""}
+    missing = {"going": True, "no_progress": False, "cause": "", "first_nonfinite": ""}
     whole = lined_up(tables, results.experiment)
     for name, value in missing.items():
         if name in whole:

@@ -16,7 +16,13 @@ import xarray as xr
 
 from ici.analysis import parts as splitting
 from ici.analysis.anatomy import spikes_of
-from ici.analysis.outcomes import CAUSES, OUTCOMES, run_divergence_cause, run_outcome
+from ici.analysis.outcomes import (
+    CAUSES,
+    OUTCOMES,
+    run_divergence_cause,
+    run_first_nonfinite,
+    run_outcome,
+)
 from ici.analysis.records import Records, has_moments, run_dims
 from ici.analysis.shifts import deepest_site
 from ici.analysis.summary import run_table
@@ -261,6 +267,7 @@ def _run_frames(results: Records) -> Iterator[pd.DataFrame]:
             site = sites[-1] if sites else deepest_site(results)
         runs = run_table(part, site=site)
         runs["cause"], runs["outcome"] = run_divergence_cause(part), run_outcome(runs)
+        runs["first_nonfinite"] = run_first_nonfinite(part)
         yield _run_frame(runs.transpose(*labels), labels)
 
 

@@ -159,11 +159,12 @@ class LaneProgram:
     def _optimizer(self, hyper: Hyper, rate: Array) -> optax.GradientTransformation:
         return self.optimizer.at(rate, hyper.weight_decay, hyper.beta1, hyper.beta2)
 
-    def _batch(self, lane: Lane, step: Array, indices: Array, data: Arrays) -> tuple[Array, Array]:
+    def batch(self, seed: Array, step: Array, indices: Array, data: Arrays) -> tuple[Array, Array]:
+        """Inputs and targets of a step, augmented where the experiment says so."""
         indices = spread_examples(indices)
         inputs, labels = spread_examples(data.take(indices))
         if self.augment != "none":
-            inputs = augmented(self.augment, inputs, data.ids_at(indices), lane.hyper.seed, step)
+            inputs = augmented(self.augment, inputs, data.ids_at(indices), seed, step)
         return inputs, labels
 
     def learning_rate(self, lane: Lane, step: Array) -> Array:
@@ -182,7 +183,7 @@ class LaneProgram:
     ) -> tuple[Lane, tuple[dict[str, Array], Any]]:
         """One update. A step with a non-finite loss or gradient, or whose loss exceeds
         ``divergence_ratio`` times the first one, ends the run before its update is kept."""
-        batch = self._batch(lane, step, indices, data)
+        batch = self.batch(lane.hyper.seed, step, indices, data)
         variables = self._variables(lane)
         parts = self.accumulation_steps
         result = gradients(
@@ -285,7 +286,7 @@ class LaneProgram:
         self, name: str, lane: Lane, step: Array, indices: Array, data: Arrays, reference: Any
     ) -> dict[str, Array]:
         """The measurement `name` of the update that is about to be made, which is not made."""
-        batch = self._batch(lane, step, indices, data)
+        batch = self.batch(lane.hyper.seed, step, indices, data)
         variables = self._variables(lane)
         parts = self.accumulation_steps
         result = gradients(self.model, self.loss, variables, batch, parts=parts, count=counted)

@@ -17,6 +17,7 @@ from ici.config import Experiment
 from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import Checkpoint, Checkpoints
+from ici.engine.diagnosis import Inquest
 from ici.engine.feed import Feed
 from ici.engine.fleet import Fleet
 from ici.engine.flight_recorder import FlightRecorder
@@ -34,18 +35,10 @@ from ici.engine.leaves import named_leaves, split_host, state_digest, with_host
 from ici.engine.packing import Packing
 from ici.engine.progress import Progress
 from ici.engine.rows import by_site
-from ici.engine.signals import Notice
-from ici.errors import Preempted
+from ici.engine.signals import Notice, reason_to_leave
 from ici.sinks.background import Background
 from ici.sinks.scalars import Rows
 from ici.store.writer import GroupWriter
-
-
-def _reason(failed: bool, step: int) -> BaseException:
-    """Why the loop is left, where nothing is wrong with this process."""
-    if failed:
-        return RuntimeError(f"another process failed before step {step}: it says why.")
-    return Preempted(f"told to stop at step {step}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,7 @@ class GroupLoop:
         self.at_end = False
         self.failure: Exception | None = None
         self.flight: FlightRecorder | None = None
+        self.inquest: Inquest | None = None
         self.n_lanes = len(experiment.lanes)
         self.diverged_at = np.full(self.n_lanes, np.nan, np.float32)
         self.stopped_at = np.full(self.n_lanes, np.inf)
@@ -113,8 +107,6 @@ class GroupLoop:
         self.fleet.restore(state, Packing(host["lanes"], host["n_active"]))
         self.diverged_at, self.stopped_at = host["diverged_at"], host["stopped_at"]
         self.first_step, self.at_end = checkpoint.step, checkpoint.about["at_end"]
-        if self.flight is not None:
-            self.flight.forget(checkpoint.step)
 
     def run(self, on_progress: Callable[[Progress], None]) -> None:
         """Trains to the last step, or until no lane is running.
@@ -131,7 +123,7 @@ class GroupLoop:
                 self._settle()
         (failed,) = hosts.any_of(self.failure is not None)
         if failed:
-            raise self.failure or _reason(failed, self.end_step)
+            raise self.failure or reason_to_leave(failed, self.end_step)
         self.writer.entry.state_digest = state_digest(self.fleet.in_lane_order())
         self.writer.finish()
 
@@ -148,7 +140,7 @@ class GroupLoop:
             )
             if failed or told:
                 self._leave(pending, step, on_progress)
-                raise self.failure or _reason(failed, step)
+                raise self.failure or reason_to_leave(failed, step)
             saving = self._snapshot() if due else None
             dispatched = self._dispatch(step, n_steps, batches)
             if pending is not None:
@@ -288,6 +280,9 @@ class GroupLoop:
             )
             if self.flight is not None:
                 self.flight.see(pending.step, loss, self.diverged_at)
+            # Who is told to stop has no time to ask why.
+            if self.inquest is not None and not self.notice.requested:
+                self.inquest.see(pending.step, records, self.diverged_at, fleet=self.fleet)
         runs = {"diverged_at": self.diverged_at[:, None].copy()}
         self.writer.write("runs", runs, first=0)
         self.writer.commit()

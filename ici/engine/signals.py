@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from ici.errors import PREEMPTED
+from ici.errors import PREEMPTED, Preempted
 
 GRACE_S = 25.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -21,6 +21,13 @@ class Notice:
 
     def __init__(self) -> None:
         self.requested = False
+
+
+def reason_to_leave(failed: bool, step: int) -> BaseException:
+    """Why a loop is left at a step, where nothing is wrong with this process."""
+    if failed:
+        return RuntimeError(f"another process failed before step {step}: it says why.")
+    return Preempted(f"told to stop at step {step}")
 
 
 @contextlib.contextmanager

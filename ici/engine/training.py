@@ -13,6 +13,7 @@ from ici.config import Experiment
 from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import FOLDER, KEEP, Checkpoint, Checkpoints
+from ici.engine.diagnosis import Inquest
 from ici.engine.flight_recorder import FlightRecorder
 from ici.engine.flight_windows import WINDOWS
 from ici.engine.group import PreparedGroup
@@ -111,8 +112,12 @@ def train_group(
         loop = GroupLoop(
             experiment, prepared, dataset, mesh, writer, observers, checkpoints, notice
         )
+        begins_at = 0 if checkpoint is None else checkpoint.step
         if upkeep.flights:
             loop.flight = FlightRecorder(len(experiment.lanes), entry, checkpoints)
+            loop.flight.forget(begins_at)
+        loop.inquest = Inquest(experiment, prepared.program, dataset, entry)
+        loop.inquest.forget(begins_at)
         if checkpoint is not None:
             loop.restore(checkpoint)
         loop.run(on_progress)

@@ -38,6 +38,7 @@ class GroupEntry:
       state_digest: SHA-256 over the final state of all runs; None before the end.
       onsets: of the first spikes and divergences: lane, step, which of the two, and the step of the
         checkpoint that is kept for it, None where that is step 0.
+      diagnoses: of the first runs that diverged, why: fields of `Diagnosis`.
     """
 
     norm: str
@@ -48,6 +49,7 @@ class GroupEntry:
     saved_step: int | None = None
     state_digest: str | None = None
     onsets: list[Any] = field(default_factory=list)
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Place, name: str) -> None:

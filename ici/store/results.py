@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ici.errors import InputError
+from ici.store.diagnoses import Diagnosis
 from ici.store.lazily import damage_named, labelled
 from ici.store.manifest import COMPLETE, RECORDS, Manifest
 from ici.store.missing import Committed
@@ -77,11 +78,27 @@ class Results:
 
     @cached_property
     def runs(self) -> xr.Dataset:
-        """Per run: ``diverged_at``, the step whose update was refused; NaN where none was."""
+        """Per run: ``diverged_at``, the step whose update was refused, NaN where none was; and
+        ``first_nonfinite``, what was not finite first in it, in words, empty where unknown."""
         runs = self._node("runs")
         if not runs.sizes["step"]:
             raise InputError(f"{self.path} has no committed step yet: wait for its first ones.")
-        return runs.isel(step=-1, drop=True)
+        runs = runs.isel(step=-1, drop=True)
+        return runs.assign(first_nonfinite=self._first_nonfinite(runs["diverged_at"]))
+
+    def _first_nonfinite(self, of_runs: xr.DataArray) -> xr.DataArray:
+        """What the groups' diagnoses say, along the dimensions of the runs."""
+        words = of_runs.copy(data=np.full(of_runs.shape, "", object))
+        dims = [dim for dim in of_runs.dims if dim not in ("norm", "depth")]
+        shape = [of_runs.sizes[dim] for dim in dims]
+        begun = [e for e in self.manifest.groups.values() if e.rows.get("runs")]
+        for entry in begun:
+            for each in entry.diagnoses:
+                at = np.unravel_index(each["lane"], shape)
+                labels = {dim: of_runs[dim].values[i] for dim, i in zip(dims, at, strict=True)}
+                where = {"norm": entry.norm, "depth": entry.depth, **labels}
+                words.loc[where] = Diagnosis(**each).describe()
+        return words
 
     @property
     def groups(self) -> list[tuple[str, int]]:
