@@ -32,6 +32,8 @@ GPUS = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}]
         (CPUS, 3, 2, None, 1, Claim("CPU", 2)),  # no more than there are runs
         (CPUS, 100, 24, None, 1, Claim("CPU", 1)),
         (CPUS, 1, 24, None, 1, Claim("CPU", 16)),
+        (CPUS, 9, 24, None, 1, Claim("CPU", 3)),  # two turns of five, not one that leaves 7 idle
+        ([{"CPU": 2.0}], 3, 24, None, 1, Claim("CPU", 2)),
         (CPUS, 3, 24, 7, 1, Claim("CPU", 7)),
         (CPUS, 3, 24, None, 4, Claim("CPU", 4)),
         (CPUS, 100, 24, None, 4, Claim("CPU", 4)),

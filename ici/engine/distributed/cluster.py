@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import warnings
@@ -16,6 +17,8 @@ from ici.errors import InputError
 
 LOCAL = "local"
 _KINDS = ("TPU", "GPU", "CPU")
+# Of a group's time on one device, as a part of that for training: the default experiment's.
+COMPILING = 0.2
 
 
 @dataclass(frozen=True)
@@ -140,21 +143,27 @@ def claimed(
     devices: int | None,
     data_parallel: int,
 ) -> Claim:
-    """What each of `n_groups` tasks takes: whole devices, so that all have work.
+    """What each of `n_groups` tasks takes: whole devices of one node.
 
-    A cluster with accelerators is used for those. With `devices` None its devices are divided by
-    the groups; a task stays on one node, a TPU's host goes to one task, and no task takes more
-    devices than it has use for.
+    A cluster with accelerators is used for those. With `devices` None it is as many as end the
+    groups soonest, if a group's time is compiling, for which more devices are no help, and
+    training, for which they are; but no more than it has runs for. A TPU's host goes to one task.
     """
     kind = next(kind for kind in _KINDS if kind == "CPU" or any(n.get(kind) for n in nodes))
-    largest = int(max((n.get(kind, 0) for n in nodes), default=0))
+    of_nodes = [int(n.get(kind, 0)) for n in nodes]
+    largest = max(of_nodes, default=0)
     if devices is not None:
         return Claim(kind, devices)
     if kind == "TPU":
         return Claim(kind, largest)
-    fair = int(sum(n.get(kind, 0) for n in nodes)) // max(n_groups, 1)
-    useful = min(fair, largest, n_lanes * data_parallel)
-    return Claim(kind, max(useful // data_parallel, 1) * data_parallel)
+
+    def time_to_end(count: int) -> float:
+        at_once = sum(n // count for n in of_nodes)
+        return math.ceil(n_groups / at_once) * (COMPILING + 1 / count)
+
+    useful = min(largest, n_lanes * data_parallel)
+    counts = range(data_parallel, useful + 1, data_parallel)
+    return Claim(kind, min(counts, key=time_to_end, default=data_parallel))
 
 
 def check_claim(nodes: list[Mapping[str, float]], claim: Claim, may_grow: bool) -> str | None:
