@@ -199,6 +199,10 @@ def test_options_that_cannot_be_are_refused(tmp_path, capsys, words, told):
 
 
 def test_no_cluster_at_an_address_is_told(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ici.InputError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start"):
+        ici.run(on_ray.experiment, tmp_path / "out", on="ray", ray_address="127.0.0.1:1")
+    assert time.monotonic() - began < 20
     with pytest.raises(ici.InputError, match="on is 'slurm': wanted 'ray'"):
         ici.run(on_ray.experiment, tmp_path / "out", on="slurm")
     with pytest.raises(ici.InputError, match="without on"):

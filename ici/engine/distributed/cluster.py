@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ici.engine.mesh import usable_cores
 from ici.errors import InputError
 
 LOCAL = "local"
+ANSWER_S = 10.0
 _KINDS = ("TPU", "GPU", "CPU")
 # Of a group's time on one device, as a part of that for training: the default experiment's.
 COMPILING = 0.2
@@ -90,6 +92,7 @@ def connected(address: str | None) -> Iterator[Any]:
     # Ray takes these for its own ends; here a notice means: save, then leave.
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
+        _check_listening(where)
         with warnings.catch_warnings():
             # Its processes begin as forks of this one, which at once become something else.
             warnings.filterwarnings("ignore", "os.fork.. was called")
@@ -110,6 +113,13 @@ def connected(address: str | None) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Raises `OSError` where nobody listens at HOST:PORT; Ray itself tries for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
 
 
 @contextlib.contextmanager
