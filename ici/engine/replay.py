@@ -20,6 +20,7 @@ from ici.engine.loop import GroupLoop
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.engine.opening import begun_manifest
 from ici.engine.progress import Progress
+from ici.environment import environment
 from ici.errors import InputError
 from ici.store.lock import sole_writer
 from ici.store.manifest import GroupEntry
@@ -43,6 +44,9 @@ class Replay:
       restored_step: where it began: a checkpoint, or 0.
       deviation: largest ``|loss − recorded loss|``, nats; 0 says that it is the same trajectory.
       n_deviating: steps whose loss is not the recorded one bit for bit.
+      n_deviating_gradients: steps whose gradient's norm is not; 0 says that it is the same
+        trajectory, and that losses which are off were only summed in another order.
+      elsewhere: what the record was computed with, where that is not what this process has.
     """
 
     results: Results
@@ -51,6 +55,8 @@ class Replay:
     restored_step: int
     deviation: float
     n_deviating: int
+    n_deviating_gradients: int = 0
+    elsewhere: str = ""
 
     def describe(self) -> str:
         """One sentence: whether it is the recorded trajectory."""
@@ -58,9 +64,16 @@ class Replay:
         where = f"steps {self.first} to {self.last} from step {self.restored_step}"
         if not self.n_deviating:
             return f"{where}: all {n} losses are the recorded ones, bit for bit."
+        off = f"{self.n_deviating} of {n} losses are off by up to {self.deviation:.3g}"
+        if not self.n_deviating_gradients:
+            return (
+                f"{where}: the recorded trajectory, all {n} gradient norms bit for bit; {off}: the "
+                "program that measures every step sums them in another order."
+            )
+        why = self.elsewhere or "the compiler made something else of this run alone"
         return (
-            f"{where}: {self.n_deviating} of {n} losses are not the recorded ones, by up to "
-            f"{self.deviation:.3g}: other hardware or versions compute other bits."
+            f"{where}: not bit for bit the recorded trajectory: {off}, and "
+            f"{self.n_deviating_gradients} gradient norms: {why}."
         )
 
 
@@ -142,12 +155,25 @@ def replay(
         loop = GroupLoop(dense, prepared, dataset, mesh, writer, end_step=last)
         loop.restore(state)
         loop.run(on_progress or (lambda progress: None))
-        deviation, n_deviating = _deviation(results, open_results(folder), chosen)
+        made = open_results(folder)
+        deviation, n_deviating = _deviation(results, made, chosen)
+        n_gradients = _deviation(results, made, chosen, "grad_norm")[1]
         about |= {"deviation": deviation, "n_deviating": n_deviating}
+        about["n_deviating_gradients"] = n_gradients
         manifest.status = "done"
         manifest.write(folder)
     step = 0 if start is None else start.step
-    return Replay(open_results(folder), from_step, last, step, deviation, n_deviating)
+    elsewhere = _elsewhere(results.manifest.environment)
+    made = open_results(folder)
+    return Replay(made, from_step, last, step, deviation, n_deviating, n_gradients, elsewhere)
+
+
+def _elsewhere(recorded: dict[str, Any]) -> str:
+    """What a record was computed with, as far as that may give other bits; empty if nothing."""
+    here = environment()
+    names = ("versions", "cpu", "backend", "device_kind", "devices")
+    other = [f"{n} {recorded[n]}" for n in names if n in recorded and recorded[n] != here[n]]
+    return f"recorded with {', '.join(other)}" if other else ""
 
 
 def _chosen(experiment: Experiment, run: dict[str, Any]) -> dict[str, Any]:
@@ -170,9 +196,9 @@ def _chosen(experiment: Experiment, run: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _selected(results: Results, chosen: dict[str, Any]) -> np.ndarray:
-    """Recorded losses of the run, by step."""
-    loss = results.train["loss"]
+def _selected(results: Results, chosen: dict[str, Any], name: str = "loss") -> np.ndarray:
+    """Recorded losses of the run, by step; or norms of its gradients."""
+    loss = results.train[name]
     labels = {name: value for name, value in chosen.items() if name in loss.dims}
     return loss.sel(labels).squeeze(drop=True).values
 
@@ -285,10 +311,12 @@ def _led_to(
 _NOWHERE: Any = None
 
 
-def _deviation(results: Results, made: Results, chosen: dict[str, Any]) -> tuple[float, int]:
+def _deviation(
+    results: Results, made: Results, chosen: dict[str, Any], name: str = "loss"
+) -> tuple[float, int]:
     """How far the losses are off the recorded ones: at most, and at how many steps."""
     steps = made.train["step"].values
-    recorded, again = _selected(results, chosen)[steps], _selected(made, chosen)
+    recorded, again = _selected(results, chosen, name)[steps], _selected(made, chosen, name)
     same = (recorded == again) | (np.isnan(recorded) & np.isnan(again))
     with np.errstate(invalid="ignore"):
         off = np.abs(recorded - again)[~same]

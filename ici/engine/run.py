@@ -14,7 +14,7 @@ from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import KEEP
 from ici.engine.distributed.cluster import connected, is_local
-from ici.engine.distributed.driver import train_on_cluster
+from ici.engine.distributed.driver import devices_for, train_on_cluster
 from ici.engine.explained import explained
 from ici.engine.flight_windows import WINDOWS, record_flights
 from ici.engine.group import PreparedGroup, prepare
@@ -115,11 +115,14 @@ def run(
             return open_results(folder)
         # Its processes are forks of this one, best before JAX has threads.
         ray = stack.enter_context(connected(ray_address)) if on else None
+        grows = not is_local(ray_address)
         claim_cpu_devices()
         mesh = None if on else make_mesh(experiment.devices, experiment.data_parallel)
         dataset = load(experiment)
         check_data(folder, dataset, old)
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
+        if ray is not None:
+            devices_for(ray, experiment, len(groups), grows)
         n_bytes = sum(group.layout.n_bytes() for group in groups)
         hosts.first_says(lambda: check_space(folder, n_bytes))
         hosts.first_says(lambda: stack.enter_context(sole_writer(folder)))
@@ -137,7 +140,6 @@ def run(
                 arguments = (manifest, upkeep, observers, notice)
                 tell = on_progress or (lambda progress: None)
                 if mesh is None:
-                    grows = not is_local(ray_address)
                     train_on_cluster(ray, experiment, groups, folder, *arguments, tell, grows)
                 else:
                     _train_here(experiment, groups, dataset, mesh, folder, *arguments, tell)

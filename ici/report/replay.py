@@ -88,12 +88,16 @@ def _told(run: dict[str, object]) -> dict[str, object]:
 
 
 def _caption(results: Results, about: dict[str, object]) -> str:
-    off = about.get("n_deviating")
-    verified = (
-        "Every loss is the recorded one, bit for bit."
-        if off == 0
-        else f"{off} losses are not the recorded ones, by up to {about.get('deviation', 0):.3g}."
-    )
+    off, size = about.get("n_deviating"), about.get("deviation", 0)
+    if off == 0:
+        verified = "Every loss is the recorded one, bit for bit."
+    elif about.get("n_deviating_gradients") == 0:
+        verified = (
+            "Every gradient norm is the recorded one, bit for bit; losses, summed in another order "
+            f"here, differ at {off} steps by up to {size:.3g}."
+        )
+    else:
+        verified = f"{off} losses are not the recorded ones, by up to {size:.3g}."
     return (
         f"Steps {about.get('from_step')} to {about.get('to_step')} of one run, trained again. "
         f"{verified} Shift: of the fixed reference batch between every two updates, "

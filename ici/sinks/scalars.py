@@ -109,6 +109,8 @@ class Scalars:
             self.initial[self.group] = rows.values
         # Without the first measurement (dropped, or a probe without moments) there is no shift.
         a, b = self.initial.get(self.group), rows.values
+        if rows.steps[-1] == self.about.steps:
+            self.initial.pop(self.group, None)
         if a is None or not {"mean", "std"} <= set(b):
             return
         shift_LRS = mean_shift_on_host(a["mean"], a["std"], b["mean"], b["std"])

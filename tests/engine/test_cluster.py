@@ -107,6 +107,7 @@ def unpacked_elsewhere(made):
         process.join()
 
 
+@pytest.mark.slow
 def test_an_experiment_is_understood_where_its_file_is_not(sent):
     made, fingerprint = sent
     assert unpacked_elsewhere(made) == fingerprint
@@ -168,6 +169,7 @@ def test_what_an_earlier_cluster_left_is_waited_for(tmp_path):
     orphan.join()
 
 
+@pytest.mark.slow
 def test_a_group_that_an_orphan_ended_is_not_trained_again(tmp_path, monkeypatch):
     out = tmp_path / "out"
     short = dataclasses.replace(on_ray.experiment, norm=("none",), steps=20)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 CHILD = Path(__file__).with_name("cached.py")
-slow = pytest.mark.slow
+pytestmark = slow = pytest.mark.slow
 
 
 def digest_of_run(out, cache, **more):

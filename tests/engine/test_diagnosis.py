@@ -23,6 +23,8 @@ from ici.probe import Site
 from ici.store.diagnoses import Diagnosis
 from ici.store.results import open_results
 
+pytestmark = pytest.mark.slow
+
 # The second is a step of the first epoch, which has 6.
 NORM, STEP, EARLY = "norm=none,depth=3", 7, 4
 # What happens behind which layer in that step of a run, and what is to be said of it.

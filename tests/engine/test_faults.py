@@ -245,3 +245,15 @@ def test_every_test_that_the_page_of_faults_names_is_there():
         assert named, row
         for file, test in named:
             assert f"def {test}(" in (root / file).read_text(), test
+
+
+def test_a_damaged_manifest_is_refused_and_left_alone(whole, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole.path, out)
+    half = (out / "manifest.json").read_text()[:100]
+    (out / "manifest.json").write_text(half)
+    for read in (lambda: ici.run(one_group(), out), lambda: ici.open(out)):
+        with pytest.raises(ici.InputError, match=r"manifest\.json is damaged .*: restore it"):
+            read()
+    assert (out / "manifest.json").read_text() == half
+    assert (out / "records" / f"{NORM}.json").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -90,4 +92,5 @@ def test_who_does_not_write_counts_as_the_writer_does(tmp_path):
     assert entries[0].rows == entries[1].rows == {"train": 5, "runs": 1}
     for writer in writers:
         writer.finish()
-    assert entries[0] == entries[1]
+    # Which chunks lie on the disk is for the one to know who writes them.
+    assert dataclasses.replace(entries[0], written={}) == entries[1]

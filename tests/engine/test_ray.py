@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -20,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 import ici
 from ici.engine.distributed import driver
+from ici.errors import Preempted
 from ici.sinks import Sink
 from ici.store.manifest import Manifest
 
@@ -137,7 +139,7 @@ def test_tasks_and_nodes_that_are_lost_end_as_they_would_have_here(cluster, here
 def test_groups_that_cannot_be_trained_leave_the_others_alone(
     cluster, fault, here, tmp_path, monkeypatch, warned
 ):
-    monkeypatch.setattr(driver, "CHUNKS_PER_WATCH", 15)
+    monkeypatch.setattr(driver, "CHUNKS_PER_WATCH", 25)
     monkeypatch.setattr(driver, "ATTEMPTS", 2)
     more = dataclasses.replace(on_ray.experiment, norm=("none", *on_ray.HARM))
     fault.touch()
@@ -153,7 +155,7 @@ def test_groups_that_cannot_be_trained_leave_the_others_alone(
         "norm=group.*cannot take inputs .*what the user forgot",
     ):
         assert re.search(told, str(caught.value))
-    assert "norm=layer,depth=1: no chunk of steps for 15 s" in warned()
+    assert "norm=layer,depth=1: no chunk of steps for 25 s" in warned()
     assert Manifest.read(tmp_path).status == "failed"
     alone = "norm=none,depth=1"
     assert digests(tmp_path) == {alone: digests(here)[alone]}
@@ -163,6 +165,20 @@ def test_groups_that_cannot_be_trained_leave_the_others_alone(
     ici.run(more, tmp_path)
     assert digests(tmp_path).items() > digests(here).items()
     assert array.stat().st_mtime_ns == before
+
+
+def test_the_process_that_tasks_report_to_may_be_lost(cluster, here, tmp_path):
+    def kill(seen):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes().startswith(b"ray::Board"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+    with pytest.raises(Preempted, match="Ray lost the process that tasks report to"):
+        ici.run(on_ray.experiment, tmp_path, on="ray", on_progress=kill, checkpoint_every_s=0)
+    assert Manifest.read(tmp_path).status == "preempted"
+    ici.run(on_ray.experiment, tmp_path)
+    assert digests(tmp_path) == digests(here)
 
 
 def test_a_hook_that_raises_stops_all_behind_a_save(cluster, here, tmp_path):
@@ -179,7 +195,8 @@ def test_a_hook_that_raises_stops_all_behind_a_save(cluster, here, tmp_path):
 def test_devices_that_no_node_has(cluster, tmp_path, monkeypatch):
     many = dataclasses.replace(on_ray.experiment, devices=64)
     with pytest.raises(ici.InputError, match="64 CPUs and the largest node has 1"):
-        ici.run(many, tmp_path, on="ray", ray_address="local")
+        ici.run(many, tmp_path / "out", on="ray", ray_address="local")
+    assert not (tmp_path / "out").exists()
 
 
 def started(out: Path) -> subprocess.Popen[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import zarr
 from test_run import experiment
 
 import ici
 from ici.cli import main
 from ici.engine.checkpoint import FOLDER
+from ici.engine.replay import Replay
 from ici.report.replay import draw_replay
 
 pytestmark = pytest.mark.slow
@@ -32,6 +36,7 @@ def test_the_trajectory_is_the_recorded_one_bit_for_bit(recorded, first):
     labels = {"norm": "batch", "lr": 1e-2, "seed": 1}
     made = ici.replay(e, results.path, from_step=first, to_step=first + 12, **labels)
     assert made.n_deviating == 0 and made.deviation == 0 and "bit for bit" in made.describe()
+    assert made.n_deviating_gradients == 0 and not made.elsewhere
     assert made.restored_step == first // 10 * 10
     again = made.results
     assert again.train["step"].values.tolist() == list(range(first, first + 12))
@@ -147,3 +152,29 @@ def test_without_a_checkpoint_it_begins_at_the_beginning(tmp_path):
     shutil.rmtree(out / FOLDER)
     made = ici.replay(e, results.path, from_step=33, to_step=41)
     assert made.restored_step == 0 and made.n_deviating == 0
+
+
+def test_what_is_off_is_told_with_its_reason():
+    def told(*off, **why):
+        return Replay(None, 10, 20, 5, *off, **why).describe()  # pyright: ignore[reportArgumentType]
+
+    other = "recorded with cpu other"
+    assert told(0.0, 0).endswith("all 10 losses are the recorded ones, bit for bit.")
+    summed = told(1.2e-7, 3, 0, elsewhere=other)
+    assert "the recorded trajectory, all 10 gradient norms bit for bit; 3 of 10" in summed
+    assert "sums them in another order" in summed and other not in summed
+    assert told(0.1, 3, 2).endswith(
+        "2 gradient norms: the compiler made something else of this run alone."
+    )
+    assert told(0.1, 3, 2, elsewhere=other).endswith(f"2 gradient norms: {other}.")
+
+
+def test_gradients_that_are_not_the_recorded_ones_are_counted(recorded, tmp_path):
+    e, results = recorded
+    out = tmp_path / "out"
+    shutil.copytree(results.path, out)
+    norms = zarr.open_array(out / "records/norm=batch,depth=2/train/grad_norm", mode="r+")
+    norms[..., 12] *= 1 + 1e-6
+    labels = {"norm": "batch", "lr": 1e-2, "seed": 1}
+    made = ici.replay(e, out, from_step=10, to_step=14, **labels)
+    assert (made.n_deviating, made.n_deviating_gradients) == (0, 1)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ici.config import Experiment
 from ici.engine.distributed.board import Board
-from ici.engine.distributed.cluster import check_claim, claimed, nodes
+from ici.engine.distributed.cluster import Claim, check_claim, claimed, nodes
 from ici.engine.distributed.parcel import packed
 from ici.engine.distributed.worker import Outcome, Work, work
 from ici.engine.group import PreparedGroup
@@ -51,6 +51,19 @@ class _Attempt:
         return self.prepared.group.name
 
 
+def devices_for(
+    ray: Any, experiment: Experiment, n_groups: int, may_grow: bool
+) -> tuple[Claim, str | None]:
+    """What each task claims, and what no node has of it yet.
+
+    Raises:
+      InputError: no node ever will.
+    """
+    of_nodes, n_lanes = nodes(ray), len(experiment.lanes)
+    claim = claimed(of_nodes, n_groups, n_lanes, experiment.devices, experiment.data_parallel)
+    return claim, check_claim(of_nodes, claim, may_grow)
+
+
 class Driver:
     """Trains groups on a cluster, as `train_group` does one after another here."""
 
@@ -71,12 +84,7 @@ class Driver:
         self.folder = folder.absolute() if isinstance(folder, Path) else folder
         self.manifest, self.upkeep = manifest, upkeep
         self.observers, self.notice, self.on_progress = observers, notice, on_progress
-        n_lanes = len(experiment.lanes)
-        of_nodes = nodes(ray)
-        self.claim = claimed(
-            of_nodes, n_groups, n_lanes, experiment.devices, experiment.data_parallel
-        )
-        self.lacking = check_claim(of_nodes, self.claim, may_grow)
+        self.claim, self.lacking = devices_for(ray, experiment, n_groups, may_grow)
         self.parcel = ray.put(packed(experiment))
         # Where the driver is: what ends one ends the other.
         beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
@@ -243,7 +251,7 @@ def train_on_cluster(
 
     Raises:
       InputError: no node has the devices; or as `Driver.train` says.
-      Preempted: the notice came, and all are saved.
+      Preempted: the notice came, and all are saved; or the cluster lost what tasks report to.
     """
     if not groups:
         return
@@ -251,6 +259,10 @@ def train_on_cluster(
         arguments = (manifest, upkeep, observers, notice, on_progress)
         driver = Driver(ray, experiment, folder, *arguments, len(groups), may_grow)
         driver.train(groups)
+    except ray.exceptions.RayActorError as error:
+        raise Preempted(
+            "Ray lost the process that tasks report to; what they saved is kept"
+        ) from error
     finally:
         with contextlib.suppress(InputError):
             manifest.groups = Manifest.read(folder).groups

@@ -57,6 +57,7 @@ def work(parcel: Parcel, variables: dict[str, str], pickled: bytes, board: Any) 
     os.environ.update(parcel.variables | variables)
     import ray
     from ray import cloudpickle
+    from ray.exceptions import RayActorError
 
     job: Work = cloudpickle.loads(pickled)
 
@@ -70,6 +71,8 @@ def work(parcel: Parcel, variables: dict[str, str], pickled: bytes, board: Any) 
             _train(parcel, job, tell)
     except Preempted as stop:
         return Outcome("preempted", str(stop))
+    except RayActorError:
+        return Outcome("preempted", "the process that tasks report to is gone")
     except InputError as error:
         return Outcome("refused", str(error))
     except Exception as error:
