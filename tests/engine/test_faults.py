@@ -252,8 +252,8 @@ def test_a_damaged_manifest_is_refused_and_left_alone(whole, tmp_path):
     shutil.copytree(whole.path, out)
     half = (out / "manifest.json").read_text()[:100]
     (out / "manifest.json").write_text(half)
-    for read in (lambda: ici.run(one_group(), out), lambda: ici.open(out)):
+    for opened in (lambda: ici.run(one_group(), out), lambda: ici.open(out)):
         with pytest.raises(ici.InputError, match=r"manifest\.json is damaged .*: restore it"):
-            read()
+            opened()
     assert (out / "manifest.json").read_text() == half
     assert (out / "records" / f"{NORM}.json").exists()
