@@ -105,6 +105,8 @@ def test_a_loop_is_as_fast_as_no_loop():
         return time.perf_counter() - start
 
     plain, ordered = jax.jit(loop), jax.jit(in_canonical_order(loop))
-    ratios = sorted(seconds(plain) / seconds(ordered) for _ in range(5))
+    turns = [(seconds(plain), seconds(ordered)) for _ in range(9)]
+    # What others do on the machine at the same time only adds.
+    best = [min(times) for times in zip(*turns, strict=True)]
     # 20 on two cores; where this falls to 1, the compiler has learnt it and the rewrite can go.
-    assert ratios[2] > 3, ratios
+    assert best[0] / best[1] > 3, turns
