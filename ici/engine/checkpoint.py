@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.multihost import multihost
 
 from ici.engine import hosts
 from ici.engine.leaves import DamagedError, digests, hash_of, is_intact, of_all
@@ -81,6 +82,9 @@ def _manager(
         how["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=min(processes), active_processes=processes
         )
+    elif hosts.n_processes() == 1:
+        # So it counts what its own threads wait for one another, and has no setting for it.
+        multihost._DEFAULT_BARRIER_TIMEOUT = _NEVER_S
     options = ocp.CheckpointManagerOptions(**how)
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
 
