@@ -83,7 +83,7 @@ def _manager(
             primary_host=min(processes), active_processes=processes
         )
     elif hosts.n_processes() == 1:
-        # So it counts what its own threads wait for one another, and has no setting for it.
+        # By that clock its threads wait for one another too, and no option says how long.
         multihost._DEFAULT_BARRIER_TIMEOUT = _NEVER_S
     options = ocp.CheckpointManagerOptions(**how)
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))

@@ -62,7 +62,7 @@ class Replay:
         """One sentence: whether it is the recorded trajectory."""
         n = self.last - self.first
         where = f"steps {self.first} to {self.last} from step {self.restored_step}"
-        if not self.n_deviating:
+        if not self.n_deviating and not self.n_deviating_gradients:
             return f"{where}: all {n} losses are the recorded ones, bit for bit."
         off = f"{self.n_deviating} of {n} losses are off by up to {self.deviation:.3g}"
         if not self.n_deviating_gradients:

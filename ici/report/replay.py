@@ -89,15 +89,19 @@ def _told(run: dict[str, object]) -> dict[str, object]:
 
 def _caption(results: Results, about: dict[str, object]) -> str:
     off, size = about.get("n_deviating"), about.get("deviation", 0)
-    if off == 0:
+    gradients_off = about.get("n_deviating_gradients", 0)
+    if off == 0 and gradients_off == 0:
         verified = "Every loss is the recorded one, bit for bit."
-    elif about.get("n_deviating_gradients") == 0:
+    elif gradients_off == 0:
         verified = (
             "Every gradient norm is the recorded one, bit for bit; losses, summed in another order "
             f"here, differ at {off} steps by up to {size:.3g}."
         )
     else:
-        verified = f"{off} losses are not the recorded ones, by up to {size:.3g}."
+        verified = (
+            f"{off} losses are not the recorded ones, by up to {size:.3g}, nor are the gradient "
+            f"norms of {gradients_off} steps."
+        )
     return (
         f"Steps {about.get('from_step')} to {about.get('to_step')} of one run, trained again. "
         f"{verified} Shift: of the fixed reference batch between every two updates, "

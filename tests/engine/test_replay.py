@@ -178,3 +178,4 @@ def test_gradients_that_are_not_the_recorded_ones_are_counted(recorded, tmp_path
     labels = {"norm": "batch", "lr": 1e-2, "seed": 1}
     made = ici.replay(e, out, from_step=10, to_step=14, **labels)
     assert (made.n_deviating, made.n_deviating_gradients) == (0, 1)
+    assert "not bit for bit the recorded trajectory" in made.describe()

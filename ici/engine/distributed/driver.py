@@ -158,7 +158,7 @@ class Driver:
             attempt.heard_at = time.monotonic()
             if kind == "begun":
                 attempt.begun = True
-                self._note(content["environment"])
+                self._note(content)
             elif kind == "warning":
                 _warn(content)
             elif kind == "rows":

@@ -46,7 +46,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: "done", "preempted", "refused" (bad input) or "failed"."""
+    """How an attempt ended: "done", "preempted", "refused" (bad input) or "failed".
+
+    To the driver also "lost": its process or its node is gone.
+    """
 
     kind: str
     message: str = ""
@@ -101,7 +104,7 @@ def _train(parcel: Parcel, job: Work, tell: Tell) -> None:
     here = f"{socket.gethostname()} (process {os.getpid()})"
     experiment = unpacked(parcel, here)
     notice = Notice()
-    if tell("begun", {"where": here, "pid": os.getpid(), "environment": environment()}):
+    if tell("begun", environment()):
         raise Preempted("told to stop before the first step")
     if not (job.folder / MANIFEST).exists():
         raise InputError(
