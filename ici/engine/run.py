@@ -14,19 +14,19 @@ from ici.data import Dataset
 from ici.engine import hosts
 from ici.engine.checkpoint import KEEP
 from ici.engine.distributed.cluster import connected, is_local
-from ici.engine.distributed.driver import devices_for, train_on_cluster
+from ici.engine.distributed.driver import cluster_for, train_on_cluster
 from ici.engine.explained import explained
 from ici.engine.flight_windows import WINDOWS, record_flights
 from ici.engine.group import PreparedGroup, prepare
 from ici.engine.mesh import claim_cpu_devices, make_mesh
 from ici.engine.opening import as_first_sees, begin, check_data, check_shared, existing, load, mark
 from ici.engine.progress import Progress
-from ici.engine.signals import GRACE_S, Notice, noticed
-from ici.engine.training import Upkeep, train_group
+from ici.engine.signals import GRACE_S, noticed
+from ici.engine.training import Recording, Upkeep, train_group
 from ici.engine.watchdog import WATCHDOG_S, watched
 from ici.errors import InputError, Preempted
 from ici.sinks import Sink
-from ici.sinks.background import Background, following
+from ici.sinks.background import following
 from ici.store.lock import sole_writer
 from ici.store.manifest import COMPLETE, Manifest
 from ici.store.places import Place, place
@@ -115,14 +115,15 @@ def run(
             return open_results(folder)
         # Its processes are forks of this one, best before JAX has threads.
         ray = stack.enter_context(connected(ray_address)) if on else None
-        grows = not is_local(ray_address)
         claim_cpu_devices()
         mesh = None if on else make_mesh(experiment.devices, experiment.data_parallel)
         dataset = load(experiment)
         check_data(folder, dataset, old)
         groups = [prepare(experiment, group, dataset) for group in experiment.groups]
+        cluster = None
         if ray is not None:
-            devices_for(ray, experiment, len(groups), grows)
+            missing = [g for g in groups if old is None or not _is_done(old, g)]
+            cluster = cluster_for(ray, experiment, len(missing), not is_local(ray_address))
         n_bytes = sum(group.layout.n_bytes() for group in groups)
         hosts.first_says(lambda: check_space(folder, n_bytes))
         hosts.first_says(lambda: stack.enter_context(sole_writer(folder)))
@@ -137,12 +138,20 @@ def run(
                 for observer in observers:
                     observer.begin()
                 groups = [each for each in groups if not _is_done(manifest, each)]
-                arguments = (manifest, upkeep, observers, notice)
-                tell = on_progress or (lambda progress: None)
-                if mesh is None:
-                    train_on_cluster(ray, experiment, groups, folder, *arguments, tell, grows)
+                recording = Recording(
+                    experiment,
+                    folder,
+                    manifest,
+                    upkeep,
+                    notice,
+                    on_progress or (lambda progress: None),
+                    observers,
+                )
+                if cluster is not None:
+                    train_on_cluster(cluster, recording, groups)
                 else:
-                    _train_here(experiment, groups, dataset, mesh, folder, *arguments, tell)
+                    assert mesh is not None
+                    _train_here(recording, groups, dataset, mesh)
             except Preempted:
                 mark(manifest, folder, "preempted")
                 raise
@@ -168,33 +177,13 @@ def _is_done(manifest: Manifest, prepared: PreparedGroup) -> bool:
 
 
 def _train_here(
-    experiment: Experiment,
-    groups: Sequence[PreparedGroup],
-    dataset: Dataset,
-    mesh: Mesh,
-    folder: Place,
-    manifest: Manifest,
-    upkeep: Upkeep,
-    observers: Sequence[Background],
-    notice: Notice,
-    on_progress: Callable[[Progress], None],
+    recording: Recording, groups: Sequence[PreparedGroup], dataset: Dataset, mesh: Mesh
 ) -> None:
     """One group after another on the devices of `mesh`."""
     for prepared in groups:
-        if notice.requested:
+        if recording.notice.requested:
             raise Preempted("told to stop between two groups")
-        train_group(
-            experiment,
-            prepared,
-            dataset,
-            mesh,
-            folder,
-            manifest,
-            upkeep,
-            observers,
-            notice,
-            on_progress,
-        )
+        train_group(recording, prepared, dataset, mesh)
 
 
 def _all_diverged(folder: Place, manifest: Manifest) -> bool:

@@ -67,28 +67,47 @@ class Upkeep:
                 raise InputError(f"{name} is {value}: wanted {smallest} or more.")
 
 
+@dataclass(frozen=True)
+class Recording:
+    """What the groups of one run share.
+
+    Attributes:
+      experiment: what is run.
+      folder: of the record, whose lock the caller holds, or the driver of a cluster for its tasks.
+      manifest: of the record; it has the entries of the groups.
+      upkeep: how the run is kept safe.
+      notice: whether it is to stop.
+      on_progress: called after every chunk of steps.
+      observers: sinks that are fed.
+    """
+
+    experiment: Experiment
+    folder: Place
+    manifest: Manifest
+    upkeep: Upkeep
+    notice: Notice
+    on_progress: Callable[[Progress], None]
+    observers: Sequence[Background] = ()
+
+
 def train_group(
-    experiment: Experiment,
+    recording: Recording,
     prepared: PreparedGroup,
     dataset: Dataset,
     mesh: Mesh,
-    folder: Place,
-    manifest: Manifest,
-    upkeep: Upkeep,
-    observers: Sequence[Background],
-    notice: Notice,
-    on_progress: Callable[[Progress], None],
     sent: bool = False,
 ) -> None:
-    """Trains a group that is not done, and records it in `folder`, whose lock the caller holds.
+    """Trains a group that is not done, and records it.
 
     Of several processes all call this, and the first one writes. `sent` says that this is a task
-    of a cluster, whose driver holds the lock.
+    of a cluster.
 
     Raises:
       InputError: its checkpoints are all damaged, or gone.
-      Preempted: `notice` came; all is saved.
+      Preempted: the notice came; all is saved.
     """
+    experiment, folder, manifest = recording.experiment, recording.folder, recording.manifest
+    upkeep = recording.upkeep
     group = prepared.group
     with contextlib.ExitStack() as stack:
         taken = False
@@ -110,7 +129,14 @@ def train_group(
         else:
             writer = SilentWriter(entry, prepared.layout)
         loop = GroupLoop(
-            experiment, prepared, dataset, mesh, writer, observers, checkpoints, notice
+            experiment,
+            prepared,
+            dataset,
+            mesh,
+            writer,
+            recording.observers,
+            checkpoints,
+            recording.notice,
         )
         begins_at = 0 if checkpoint is None else checkpoint.step
         if upkeep.flights:
@@ -120,7 +146,7 @@ def train_group(
         loop.inquest.forget(begins_at)
         if checkpoint is not None:
             loop.restore(checkpoint)
-        loop.run(on_progress)
+        loop.run(recording.on_progress)
 
 
 def _cut_to(entry: GroupEntry, checkpoints: Checkpoints | None) -> Checkpoint | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,10 @@ from ici.engine.distributed.parcel import packed
 from ici.engine.distributed.worker import Outcome, Work, work
 from ici.engine.group import PreparedGroup
 from ici.engine.progress import Progress
-from ici.engine.signals import Notice
-from ici.engine.training import Upkeep
+from ici.engine.training import Recording
 from ici.engine.watchdog import CHUNKS_PER_WATCH
 from ici.errors import InputError, Preempted
-from ici.sinks.background import Background
 from ici.store.manifest import Manifest
-from ici.store.places import Place
 
 # Attempts at a group that may be lost one after another without one more chunk of steps.
 ATTEMPTS = 3
@@ -51,41 +48,42 @@ class _Attempt:
         return self.prepared.group.name
 
 
-def devices_for(
-    ray: Any, experiment: Experiment, n_groups: int, may_grow: bool
-) -> tuple[Claim, str | None]:
-    """What each task claims, and what no node has of it yet.
+@dataclass(frozen=True)
+class Cluster:
+    """Where tasks go.
+
+    Attributes:
+      ray: the module, connected.
+      claim: what each task takes.
+      lacking: what no node has of it yet; None where nothing is missing.
+    """
+
+    ray: Any
+    claim: Claim
+    lacking: str | None
+
+
+def cluster_for(ray: Any, experiment: Experiment, n_groups: int, may_grow: bool) -> Cluster:
+    """The cluster that `ray` is connected to, as it serves so many groups.
 
     Raises:
-      InputError: no node ever will.
+      InputError: no node ever has the devices of a task.
     """
     of_nodes, n_lanes = nodes(ray), len(experiment.lanes)
     claim = claimed(of_nodes, n_groups, n_lanes, experiment.devices, experiment.data_parallel)
-    return claim, check_claim(of_nodes, claim, may_grow)
+    return Cluster(ray, claim, check_claim(of_nodes, claim, may_grow))
 
 
 class Driver:
     """Trains groups on a cluster, as `train_group` does one after another here."""
 
-    def __init__(
-        self,
-        ray: Any,
-        experiment: Experiment,
-        folder: Place,
-        manifest: Manifest,
-        upkeep: Upkeep,
-        observers: Sequence[Background],
-        notice: Notice,
-        on_progress: Callable[[Progress], None],
-        n_groups: int,
-        may_grow: bool,
-    ):
+    def __init__(self, cluster: Cluster, recording: Recording):
+        ray, folder = cluster.ray, recording.folder
         self.ray = ray
+        self.recording = recording
         self.folder = folder.absolute() if isinstance(folder, Path) else folder
-        self.manifest, self.upkeep = manifest, upkeep
-        self.observers, self.notice, self.on_progress = observers, notice, on_progress
-        self.claim, self.lacking = devices_for(ray, experiment, n_groups, may_grow)
-        self.parcel = ray.put(packed(experiment))
+        self.claim, self.lacking = cluster.claim, cluster.lacking
+        self.parcel = ray.put(packed(recording.experiment))
         # Where the driver is: what ends one ends the other.
         beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
@@ -115,7 +113,7 @@ class Driver:
             self._hear()
             for ref in ended:
                 self._end(ref)
-            if self.notice.requested or self.failure is not None:
+            if self.recording.notice.requested or self.failure is not None:
                 self._stop()
             self._cancel_silent()
             waited = self.lacking is not None and time.monotonic() - began > SOON_S
@@ -140,8 +138,8 @@ class Driver:
             depth=group.depth,
             folder=self.folder,
             n_devices=self.claim.count,
-            upkeep=self.upkeep,
-            with_rows=bool(self.observers),
+            upkeep=self.recording.upkeep,
+            with_rows=bool(self.recording.observers),
         )
         task = self.task.options(name=f"ici {group.name}", scheduling_strategy="SPREAD")
         sent = self.ray.cloudpickle.dumps(job)
@@ -163,7 +161,7 @@ class Driver:
                 _warn(content)
             elif kind == "rows":
                 for rows in content:
-                    for observer in self.observers:
+                    for observer in self.recording.observers:
                         observer.put(rows)
             else:
                 if content.step > attempt.step:
@@ -174,15 +172,15 @@ class Driver:
         """Says in the record what it is computed with: the devices of the tasks, not ours."""
         if environment not in self.environments:
             self.environments.append(environment)
-            self.manifest.environment = self.environments[0] | (
+            self.recording.manifest.environment = self.environments[0] | (
                 {"others": self.environments[1:]} if len(self.environments) > 1 else {}
             )
-            self.manifest.write(self.folder)
+            self.recording.manifest.write(self.folder)
 
     def _show(self, progress: Progress) -> None:
         if self.failure is None:
             try:
-                self.on_progress(progress)
+                self.recording.on_progress(progress)
             except Exception as error:
                 self.failure = error  # raised once all are saved
 
@@ -223,7 +221,7 @@ class Driver:
 
     def _cancel_silent(self) -> None:
         """Ends attempts that make no more progress; their groups are sent again."""
-        patience_s = self.upkeep.watchdog_s * CHUNKS_PER_WATCH
+        patience_s = self.recording.upkeep.watchdog_s * CHUNKS_PER_WATCH
         for ref, attempt in self.running.items():
             if attempt.begun and time.monotonic() - attempt.heard_at > patience_s:
                 _warn(f"{attempt.name}: no chunk of steps for {patience_s:.0f} s: ended.")
@@ -232,40 +230,28 @@ class Driver:
 
 
 def train_on_cluster(
-    ray: Any,
-    experiment: Experiment,
-    groups: Sequence[PreparedGroup],
-    folder: Place,
-    manifest: Manifest,
-    upkeep: Upkeep,
-    observers: Sequence[Background],
-    notice: Notice,
-    on_progress: Callable[[Progress], None],
-    may_grow: bool = True,
+    cluster: Cluster, recording: Recording, groups: Sequence[PreparedGroup]
 ) -> None:
-    """Trains `groups` as tasks of the cluster that `ray` is connected to, recorded in `folder`.
+    """Trains `groups`, none of which is done, as tasks of `cluster`.
 
-    The caller holds the lock of `folder`. Each task claims whole devices, and what it loses with
-    its process or node is trained again from its checkpoints. `manifest` has all groups at the end.
-    `may_grow` says that devices which no node has are worth waiting for.
+    What a task loses with its process or node is trained again from its checkpoints. The manifest
+    has all groups at the end.
 
     Raises:
-      InputError: no node has the devices; or as `Driver.train` says.
+      InputError: as `Driver.train` says.
       Preempted: the notice came, and all are saved; or the cluster lost what tasks report to.
     """
     if not groups:
         return
     try:
-        arguments = (manifest, upkeep, observers, notice, on_progress)
-        driver = Driver(ray, experiment, folder, *arguments, len(groups), may_grow)
-        driver.train(groups)
-    except ray.exceptions.RayActorError as error:
+        Driver(cluster, recording).train(groups)
+    except cluster.ray.exceptions.RayActorError as error:
         raise Preempted(
             "Ray lost the process that tasks report to; what they saved is kept"
         ) from error
     finally:
         with contextlib.suppress(InputError):
-            manifest.groups = Manifest.read(folder).groups
+            recording.manifest.groups = Manifest.read(recording.folder).groups
 
 
 def _reason(error: Exception) -> str:

@@ -96,7 +96,7 @@ def _train(parcel: Parcel, job: Work, tell: Tell) -> None:
     from ici.engine.opening import check_data, load
     from ici.engine.progress import Progress
     from ici.engine.signals import Notice
-    from ici.engine.training import train_group
+    from ici.engine.training import Recording, train_group
     from ici.environment import environment
     from ici.errors import InputError, Preempted
     from ici.store.manifest import MANIFEST, Manifest
@@ -130,19 +130,11 @@ def _train(parcel: Parcel, job: Work, tell: Tell) -> None:
         dataset = load(experiment)
         check_data(job.folder, dataset, manifest)
         prepared = prepare(experiment, Group(job.norm, job.depth), dataset)
-        train_group(
-            experiment,
-            prepared,
-            dataset,
-            mesh,
-            job.folder,
-            manifest,
-            job.upkeep,
-            [rows] if job.with_rows else [],  # pyright: ignore[reportArgumentType]
-            notice,
-            on_progress,
-            sent=True,
+        sinks: Any = [rows] if job.with_rows else []
+        recording = Recording(
+            experiment, job.folder, manifest, job.upkeep, notice, on_progress, sinks
         )
+        train_group(recording, prepared, dataset, mesh, sent=True)
     except InputError:
         raise
     except Exception as error:
